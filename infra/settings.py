@@ -1,0 +1,120 @@
+"""Every setting there is, from `HOOKHARE_*` environment variables, read once and frozen.
+
+Units stand in the names. `hookhare settings` prints this list with what is in force; nothing else reads the
+environment.
+"""
+
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.errors import ConfigurationError
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """The settings of every process; each field's description says what it does and what it is measured in."""
+
+    model_config = SettingsConfigDict(env_prefix="HOOKHARE_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # Where things are
+    broker_url: SecretStr | None = Field(
+        None,
+        description="amqp:// or amqps:// URL of RabbitMQ, or the postgresql:// URL of the embedded broker's database; "
+        "without it, the database is the broker",
+    )
+    database_url: SecretStr | None = Field(
+        None, description="postgresql:// URL; without it, only the embedded mode (`hookhare dev`) works"
+    )
+    home: str = Field(".hookhare", description="folder of the embedded mode: database, encryption key, admin key")
+    encryption_keys: SecretStr | None = Field(
+        None, description="Fernet keys, comma-separated; the first encrypts, all decrypt"
+    )
+
+    # What comes in
+    max_event_bytes: Count = Field(262_144, description="largest event message accepted, body in bytes")
+    event_bindings: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="further exchanges to take events from, comma-separated, each exchange:routing-key-pattern",
+    )
+    events_delivery_limit: Count = Field(
+        100, description="times that an event or work message may come back before it is dead-lettered"
+    )
+    dedupe_window_s: Seconds = Field(604_800, description="how long a (tenant, source, id) is known, in seconds")
+
+    # The dispatcher's work in hand
+    prefetch: Count = Field(1000, le=65_535, description="messages a dispatcher holds unacked, for each queue")
+    batch_rows: Count = Field(500, description="rows in one group commit, at most")
+    max_in_hand: Count = Field(4000, description="deliveries claimed by one dispatcher at once")
+    max_in_hand_bytes: Count = Field(134_217_728, description="bytes of event data in hand in one dispatcher at once")
+    endpoint_max_in_flight: Count = Field(32, description="POSTs under way to one endpoint from one dispatcher")
+    endpoint_max_in_hand: Count = Field(
+        256, description="deliveries in hand for one endpoint in one dispatcher, in flight included"
+    )
+    drain_s: Seconds = Field(20, description="how long a stopping dispatcher waits for what is in flight, in seconds")
+
+    # Liveness; checked against each other at start-up (dispatcher/core/liveness.py)
+    heartbeat_s: Seconds = Field(2, description="period of a dispatcher's heartbeat, in seconds")
+    renewal_timeout_s: Seconds = Field(3, description="longest that one renewal of the heartbeat may take, in seconds")
+    begin_margin_s: Seconds = Field(1, description="longest from the last check to the request being sent, in seconds")
+    liveness_s: Seconds = Field(12, description="a dispatcher silent for so long is taken for dead, in seconds")
+    max_wait_in_hand_s: Seconds = Field(
+        30, description="longest that a claimed delivery waits for its POST, in seconds"
+    )
+    settle_allowance_s: Seconds = Field(30, description="time allowed to commit an outcome, in seconds")
+    claim_cap_s: Seconds = Field(150, description="a claim older than this is void, in seconds")
+
+    # Upkeep
+    feeder_period_s: Seconds = Field(0.25, description="how often the feeder looks for held endpoints, in seconds")
+    reconcile_period_s: Seconds = Field(5, description="how often the reconciler runs, in seconds")
+    reconcile_grace_s: Seconds = Field(
+        60, description="how late a retry's hint may be before the reconciler acts, in seconds"
+    )
+    maintenance_period_s: Seconds = Field(
+        3600, description="how often partitions and old keys are looked after, in seconds"
+    )
+    retention_days: Count = Field(30, description="days that events, deliveries and attempts are kept")
+    partitions_ahead_days: Count = Field(3, description="days that partitions are made in advance")
+
+    # Egress
+    egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), description="networks that webhooks may reach although they are not public, comma-separated CIDRs"
+    )
+    response_keep_bytes: Count = Field(4096, description="bytes of a response's body that are read and kept")
+
+    # The world
+    broker_timeout_s: Seconds = Field(10, description="longest wait for one answer of the broker, in seconds")
+    database_timeout_s: Seconds = Field(10, description="longest wait for one statement, in seconds")
+    database_pool: Count = Field(10, description="connections to the database from one process")
+    api_host: str = Field("127.0.0.1", description="address that the API listens on")
+    api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0 takes a free one")
+    dispatcher_host: str = Field("127.0.0.1", description="address of the dispatcher's health and metrics")
+    dispatcher_port: int = Field(
+        9090, ge=0, le=65_535, description="port of the dispatcher's health and metrics; 0 takes a free one"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or lines for a person")
+    otlp_endpoint: str | None = Field(
+        None, description="OTLP/HTTP base URL that spans are sent to; without it none are made"
+    )
+
+    @field_validator("event_bindings", "egress_allow", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings in force. Raises ConfigurationError that names each variable at fault."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"HOOKHARE_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ConfigurationError(faults) from None  # a cause would show the rejected value, which may be a secret

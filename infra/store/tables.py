@@ -1,0 +1,246 @@
+"""The tables. Migrations build them, the API's lists are composed over them; the hot path's SQL is in `statements.py`.
+
+`events`, `deliveries` and `attempts` are partitioned by day on their time-ordered key (`partitions.py`), so the key
+gives time bounds, paging and retention at once. A column stands here only if something reads it.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData()
+
+PARTITIONED = ("events", "deliveries", "attempts")
+
+
+def _moment(name: str, *, nullable: bool = False, now: bool = False) -> Column[object]:
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=nullable,
+        server_default=text("clock_timestamp()") if now else None,
+    )
+
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False),  # shown in lists, so that a person can tell keys apart
+    Column("sha256", LargeBinary, nullable=False, unique=True),
+    _moment("created_at", now=True),
+    _moment("revoked_at", nullable=True),
+)
+
+# One row. Every change of a subscription adds one to it in its own transaction, under the exclusive advisory lock
+# that admission takes shared; see `store/locks.py`.
+subscription_version = Table(
+    "subscription_version",
+    metadata,
+    Column("only", Boolean, primary_key=True, server_default=text("true")),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("only", name="one_row"),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("event_types", ARRAY(Text), nullable=False),  # AMQP topic patterns
+    Column("state", Text, nullable=False, server_default="enabled"),
+    Column("state_reason", Text),  # why it is disabled or paused, for a person
+    Column("timeout_s", Integer, nullable=False),
+    Column("retry_policy", JSONB, nullable=False),
+    Column("headers", LargeBinary),  # encrypted JSON object; header values are often secrets
+    Column("secrets", LargeBinary, nullable=False),  # encrypted JSON list of {"secret", "expires_at"}
+    Column("version", BigInteger, nullable=False),  # subscription_version when it last changed
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    _moment("deleted_at", nullable=True),  # a deleted one stays for its history, unreachable
+    # The endpoint. Not part of the configuration, so `version` does not move with it.
+    Column("mode", Text, nullable=False, server_default="open"),  # open, or held: deliveries join its backlog
+    Column("feeder", UUID),  # the dispatcher that holds its lease, while held
+    CheckConstraint("state IN ('enabled', 'paused', 'disabled')", name="state_known"),
+    CheckConstraint("mode IN ('open', 'held')", name="mode_known"),
+    Index("subscriptions_by_tenant", "tenant", "id"),
+    Index("subscriptions_by_version", "version"),
+    Index("subscriptions_held", "id", postgresql_where=text("mode = 'held'")),
+)
+
+dispatchers = Table(
+    "dispatchers",
+    metadata,
+    Column("id", UUID, primary_key=True),  # an incarnation: new at every start of a process
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    _moment("started_at", now=True),
+    _moment("renewed_at", now=True),
+    _moment("steady_since", now=True),  # since when it has renewed without a gap
+)
+
+event_keys = Table(
+    "event_keys",
+    metadata,
+    Column("tenant", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("external_id", Text, nullable=False),
+    Column("event_id", UUID, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    _moment("created_at", now=True),
+    PrimaryKeyConstraint("tenant", "source", "external_id"),
+    Index("event_keys_by_age", "created_at"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("external_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("subject", Text),
+    _moment("time"),
+    Column("data", LargeBinary, nullable=False),  # the JSON text as it came
+    Column("traceparent", Text),
+    _moment("admitted_at", now=True),
+    postgresql_partition_by="RANGE (id)",
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("event_id", UUID, nullable=False),
+    Column("subscription_id", UUID, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),  # why it is held, dead or canceled; the last failure while retrying
+    Column("attempts", Integer, nullable=False),  # made and committed in this cycle
+    Column("cycle", Integer, nullable=False),  # 0, and one more for each replay
+    _moment("next_attempt_at", nullable=True),  # when retrying: not before
+    _moment("hint_due_at", nullable=True),  # when retrying: when the rung that carries its hint expires
+    Column("claimed_by", UUID),
+    _moment("claimed_at", nullable=True),
+    Column("fence", Integer, nullable=False),  # one more at each claim
+    _moment("updated_at", now=True),
+    CheckConstraint("status IN ('pending', 'held', 'retrying', 'delivered', 'dead', 'canceled')", name="status_known"),
+    Index("deliveries_by_subscription", "subscription_id", "id"),
+    # The feeder: live ones before replays, then in order.
+    Index(
+        "deliveries_held",
+        "subscription_id",
+        text("(cycle > 0)"),
+        "id",
+        postgresql_where=text("status = 'held'"),
+    ),
+    # The reconciler. Claimed rows are as few as the fleet has in hand.
+    Index("deliveries_claimed", "claimed_by", postgresql_where=text("claimed_by IS NOT NULL")),
+    Index("deliveries_retrying", "hint_due_at", postgresql_where=text("status = 'retrying'")),
+    postgresql_partition_by="RANGE (id)",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("delivery_id", UUID, nullable=False),
+    Column("cycle", Integer, nullable=False),
+    Column("number", Integer, nullable=False),  # from 1 in each cycle
+    _moment("started_at"),
+    Column("duration_ms", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),  # delivered, retry, dead
+    Column("superseded", Boolean, nullable=False),  # came after its claim was lost, or its delivery had ended
+    Column("status_code", SmallInteger),
+    Column("failure", Text),  # schemas.deliveries.Failure when there was no answer
+    Column("reason", Text),
+    Column("response_body", LargeBinary),
+    Column("remote_address", Text),
+    Column("url", Text, nullable=False),
+    Column("dispatcher", UUID, nullable=False),
+    Index("attempts_by_delivery", "delivery_id", "id"),
+    postgresql_partition_by="RANGE (id)",
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("kind", Text, nullable=False),  # schemas.deliveries.DeadLetterKind
+    Column("reason", Text, nullable=False),
+    Column("tenant", Text),  # of a delivery; unknown for what cannot be read
+    Column("delivery_id", UUID),
+    Column("cycle", Integer),
+    Column("subscription_id", UUID),
+    Column("event_id", UUID),
+    Column("message_id", Text),  # of a message: the keeper stores it once
+    Column("routing_key", Text),
+    Column("body", LargeBinary),  # of a message: the bytes as they came
+    Column("headers", JSONB),
+    Column("state", Text, nullable=False, server_default="open"),  # open, replayed, discarded
+    _moment("created_at", now=True),
+    _moment("settled_at", nullable=True),  # when it was replayed or discarded
+    _moment("published_at", nullable=True),  # when a delivery's was published to hookhare.dead
+    UniqueConstraint("delivery_id", "cycle", name="one_dead_letter_a_death"),
+    UniqueConstraint("message_id", name="one_dead_letter_a_message"),
+    Index("dead_letters_unpublished", "id", postgresql_where=text("kind = 'delivery' AND published_at IS NULL")),
+    Index("dead_letters_by_subscription", "subscription_id", "id"),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("tenant", Text),
+    Column("filter", JSONB, nullable=False),  # as given; its time range is frozen at creation
+    Column("state", Text, nullable=False),  # running, completed, canceled
+    Column("cursor", UUID),  # the last delivery looked at
+    Column("matched", Integer, nullable=False, server_default=text("0")),
+    Column("replayed", Integer, nullable=False, server_default=text("0")),
+    Column("skipped", Integer, nullable=False, server_default=text("0")),  # no longer replayable when reached
+    _moment("created_at", now=True),
+    _moment("ended_at", nullable=True),
+    Index("replays_running", "id", postgresql_where=text("state = 'running'")),
+)
+
+# The embedded mode's broker (infra/broker/postgres.py).
+queue_messages = Table(
+    "queue_messages",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("queue", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("routing_key", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("headers", JSONB, nullable=False),
+    Column("content_type", Text),
+    Column("type", Text),
+    _moment("timestamp", nullable=True),
+    Column("app_id", Text),
+    Column("dead_lettered_from", Text),
+    _moment("visible_at"),  # not before; pushed forward by a consumer's lease
+    Column("consumer", UUID),  # who leased it last
+    Column("delivery_count", Integer, nullable=False, server_default=text("0")),
+    Index("queue_messages_due", "queue", "visible_at", "id"),
+)
