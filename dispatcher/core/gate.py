@@ -1,0 +1,45 @@
+"""The gate: may a delivery be attempted now, or does it join its endpoint's backlog?"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Attempt it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Leave it in the store; `reason` is for a person."""
+
+    reason: str
+
+
+ATTEMPT = Attempt()
+HELD = Hold("the endpoint has a backlog")
+FULL = Hold("the endpoint is at its cap")
+
+
+def decide(*, blocked: str | None, held: bool, in_hand: int, free: int) -> Attempt | Hold:
+    """Decide for one delivery.
+
+    `blocked` says why the subscription may not be delivered to at all (paused, undecryptable); `held` is the
+    endpoint's mode; `in_hand` counts its deliveries in this dispatcher and `free` the places left for everybody.
+    """
+    if blocked is not None:
+        return Hold(blocked)
+    if held:
+        return HELD
+    if in_hand >= fair_share(free):
+        return FULL
+    return ATTEMPT
+
+
+def fair_share(free: int) -> int:
+    """How many deliveries one endpoint may have in hand while `free` places are left: a quarter of those.
+
+    Dynamic thresholds, as in shared-memory switches (Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
+    1998): an endpoint alone may take a fifth of the whole, k hanging ones together never all of it, and nothing has to
+    be measured or remembered.
+    """
+    return free // 4
