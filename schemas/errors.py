@@ -4,6 +4,7 @@
     ├── InvalidInput            the caller's input; names each field and what would be right
     ├── ConfigurationError      a setting; names it
     ├── SecretUnreadable        a stored secret that no configured key decrypts
+    ├── InvalidSignature        a webhook that the given key did not sign, or not now
     ├── BrokerError
     │   ├── BrokerUnavailable   no connection, or it went away before the confirm
     │   ├── PublishRefused      the broker said no (nack), or blocks publishers (alarm)
@@ -51,6 +52,10 @@ class ConfigurationError(HookhareError):
 
 class SecretUnreadable(HookhareError):
     """A stored secret that none of the configured encryption keys decrypts."""
+
+
+class InvalidSignature(HookhareError):
+    """A webhook's headers are missing or malformed, its time is too far off, or no signature matches."""
 
 
 class BrokerError(HookhareError):

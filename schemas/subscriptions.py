@@ -1,6 +1,57 @@
-"""What a subscription is, and what a caller may ask of it."""
+"""What a subscription is, and what a caller may ask of it. Part of the server only: it needs pydantic."""
 
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Final, Self
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SecretStr,
+    Strict,
+    Tag,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+from schemas.errors import InvalidInput, SecretUnreadable
+from schemas.events import DEFAULT_TENANT
+from schemas.fields import MAX_TYPE_BYTES, WORD, description_fault, tenant_fault
+from schemas.inputs import Input, Tags, rule
+from schemas.signatures import parse_secret
+
+MAX_DELAY_S: Final = 86_400
+MAX_ATTEMPTS: Final = 50
+MAX_URL_CHARS: Final = 2048
+MAX_PATTERNS: Final = 100
+MAX_HEADERS: Final = 20
+MAX_HEADER_NAME_CHARS: Final = 100
+MAX_HEADER_VALUE_CHARS: Final = 2048
+MAX_HEADERS_CHARS: Final = 8192
+
+_PATTERN: Final = re.compile(rf"(?:\*|#|{WORD})(?:\.(?:\*|#|{WORD}))*")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_VALUE: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
+# RFC 3986's characters, less what a URL may hold only escaped.
+_URL: Final = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+# RFC 9110 section 7.6.1 and older names for the same; then what is ours to set.
+_RESERVED_HEADERS: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
+        *("te", "trailer", "trailers", "transfer-encoding", "upgrade", "expect"),
+        *("host", "user-agent", "traceparent", "tracestate"),
+    }
+)
+_RESERVED_PREFIXES: Final = ("content-", "webhook-")
 
 
 class State(StrEnum):
@@ -9,3 +60,247 @@ class State(StrEnum):
     ENABLED = "enabled"
     PAUSED = "paused"
     DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A signing secret, `whsec_…` or `whsk_…`; it signs until `expires_at`, or for good."""
+
+    text: str
+    expires_at: datetime | None = None
+
+    def __repr__(self) -> str:
+        return f"Secret(…, expires_at={self.expires_at!r})"
+
+    def live(self, now: datetime) -> bool:
+        return self.expires_at is None or now < self.expires_at
+
+
+class _WireSecret(msgspec.Struct):
+    secret: str
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None
+
+
+_secrets_decoder = msgspec.json.Decoder(list[_WireSecret])
+
+
+def encode_secrets(secrets: Sequence[Secret]) -> bytes:
+    """The JSON that is encrypted and stored: a list of {"secret", "expires_at"}."""
+    return msgspec.json.encode([_WireSecret(secret.text, secret.expires_at) for secret in secrets])
+
+
+def decode_secrets(data: bytes) -> list[Secret]:
+    """What `encode_secrets` wrote. Raises SecretUnreadable, without showing it, when it is anything else."""
+    try:
+        return [Secret(wire.secret, wire.expires_at) for wire in _secrets_decoder.decode(data)]
+    except ValueError:  # msgspec.DecodeError and bad UTF-8; no cause, which could show a part of it
+        raise SecretUnreadable("the stored secrets are not the list that they should be") from None
+
+
+def url_fault(text: str) -> str | None:
+    """An endpoint's URL, as far as its text tells. Where it leads is for the egress guard to judge, at each request."""
+    if len(text) > MAX_URL_CHARS:
+        return f"must be at most {MAX_URL_CHARS} characters"
+    # Before parsing: urlsplit drops tabs and line breaks without a word.
+    if not _URL.fullmatch(text):
+        return "must be an ASCII URL, with spaces and other special characters percent-encoded"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return "must be a URL with a valid host, and a port from 1 to 65535 if it names one"
+    if parts.scheme not in {"http", "https"}:
+        return "must begin with https:// or http://"
+    if "@" in parts.netloc:
+        return "must not hold a user name or password; send credentials in a header"
+    if "#" in text:
+        return "must not have a fragment (#…)"
+    if not _host_is_sound(parts) or port == 0 or parts.netloc.endswith(":"):
+        return "must name a host, and a port from 1 to 65535 if it names one"
+    return None
+
+
+def pattern_fault(text: str) -> str | None:
+    """A pattern for event types, by AMQP's topic rules."""
+    if len(text) <= MAX_TYPE_BYTES and _PATTERN.fullmatch(text):
+        return None
+    return (
+        "must be words joined by dots, each '*' (any one word), '#' (any number of words), "
+        f"or letters, digits, '_', '-', ':' or '/'; at most {MAX_TYPE_BYTES} bytes"
+    )
+
+
+def headers_fault(headers: Mapping[str, str]) -> str | None:
+    """The headers that a subscription adds to its requests. The fault names the header, never its value."""
+    if len(headers) > MAX_HEADERS:
+        return f"must be at most {MAX_HEADERS} headers"
+    if len({name.lower() for name in headers}) != len(headers):
+        return "must not name a header twice; upper and lower case are the same"
+    for name, value in headers.items():
+        if fault := _header_fault(name, value):
+            return fault
+    if sum(len(name) + len(value) for name, value in headers.items()) > MAX_HEADERS_CHARS:
+        return f"must be at most {MAX_HEADERS_CHARS} characters in all, names and values together"
+    return None
+
+
+def _header_fault(name: str, value: str) -> str | None:
+    if len(name) > MAX_HEADER_NAME_CHARS or not _TOKEN.fullmatch(name):
+        return f"must have names of 1 to {MAX_HEADER_NAME_CHARS} letters, digits and !#$%&'*+-.^_`|~"
+    if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
+        return f"must not set {name}, which is set for every request, or belongs to the connection"
+    if len(value) > MAX_HEADER_VALUE_CHARS or not _VALUE.fullmatch(value):
+        return (
+            f"must have printable ASCII as the value of {name}, at most {MAX_HEADER_VALUE_CHARS} characters, "
+            "with no space at either end"
+        )
+    return None
+
+
+def _host_is_sound(parts: SplitResult) -> bool:
+    host = parts.hostname or ""
+    if "[" not in parts.netloc:
+        return _HOST.fullmatch(host) is not None
+    if "%" in host or not re.fullmatch(r"\[[^\[\]]+\](?::[0-9]+)?", parts.netloc):
+        return False
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _tenant(text: str) -> str:
+    rule(tenant_fault(text))
+    return text
+
+
+def _url(text: str) -> str:
+    rule(url_fault(text))
+    return text
+
+
+def _pattern(text: str) -> str:
+    rule(pattern_fault(text))
+    return text
+
+
+def _description(text: str) -> str:
+    rule(description_fault(text))
+    return text
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    rule(headers_fault(headers))
+    return headers
+
+
+def _signing_secret(secret: SecretStr) -> SecretStr:
+    try:
+        parse_secret(secret.get_secret_value())
+    except InvalidInput as error:
+        rule(error.problems[0].message)
+    return secret
+
+
+def _unique(values: tuple[object, ...]) -> tuple[object, ...]:
+    rule("must not name anything twice" if len(set(values)) != len(values) else None)
+    return values
+
+
+Tenant = Annotated[str, AfterValidator(_tenant)]
+Url = Annotated[str, AfterValidator(_url)]
+EventTypes = Annotated[
+    tuple[Annotated[str, AfterValidator(_pattern)], ...],
+    Field(min_length=1, max_length=MAX_PATTERNS),
+    AfterValidator(_unique),
+]
+Description = Annotated[str, AfterValidator(_description)]
+Headers = Annotated[dict[str, str], AfterValidator(_headers)]
+SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
+TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=60)]
+DelaySeconds = Annotated[float, Strict(), Field(ge=0, le=MAX_DELAY_S, allow_inf_nan=False)]
+FinalStatuses = Annotated[
+    tuple[Annotated[int, Strict(), Field(ge=300, le=599)], ...], Field(max_length=300), AfterValidator(_unique)
+]
+
+
+class ListPolicy(Input):
+    """Retry after each of these delays in turn: one more attempt than there are delays."""
+
+    delays_s: Annotated[tuple[DelaySeconds, ...], Field(max_length=MAX_ATTEMPTS - 1)]
+    final_statuses: FinalStatuses = ()
+
+
+class ExponentialPolicy(Input):
+    """Up to `max_attempts` in all. Delays begin at `initial_delay_s` and grow by `multiplier` up to `max_delay_s`."""
+
+    max_attempts: Annotated[int, Strict(), Field(ge=1, le=MAX_ATTEMPTS)]
+    initial_delay_s: DelaySeconds
+    multiplier: Annotated[float, Strict(), Field(ge=1, le=100, allow_inf_nan=False)]
+    max_delay_s: DelaySeconds
+    final_statuses: FinalStatuses = ()
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        rule("max_delay_s must not be less than initial_delay_s" if self.max_delay_s < self.initial_delay_s else None)
+        return self
+
+
+def _shape(value: object) -> str:
+    listed = isinstance(value, ListPolicy) or (isinstance(value, Mapping) and "delays_s" in value)
+    return Tags.LIST if listed else Tags.EXPONENTIAL
+
+
+RetryPolicy = ListPolicy | ExponentialPolicy
+_AnyPolicy = Annotated[
+    Annotated[ListPolicy, Tag(Tags.LIST)] | Annotated[ExponentialPolicy, Tag(Tags.EXPONENTIAL)], Discriminator(_shape)
+]
+_policy_reader: TypeAdapter[RetryPolicy] = TypeAdapter(_AnyPolicy)
+
+# 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: ten attempts within four days.
+DEFAULT_POLICY: Final = ListPolicy(delays_s=(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
+
+
+def read_policy(data: object) -> RetryPolicy:
+    """A policy as `model_dump(mode="json")` wrote it to the store."""
+    return _policy_reader.validate_python(data)
+
+
+class SubscriptionCreate(Input):
+    """What a caller sends to create a subscription. Without a secret, one is made."""
+
+    tenant: Tenant = DEFAULT_TENANT
+    url: Url
+    event_types: EventTypes
+    description: Description = ""
+    headers: Headers = Field(default_factory=dict, repr=False)  # values are often credentials
+    retry_policy: _AnyPolicy = DEFAULT_POLICY
+    timeout_s: TimeoutSeconds = 15
+    secret: SigningSecret | None = None
+
+
+def _no_null(value: object) -> object:
+    rule("must not be null; leave it out to keep what it is" if value is None else None)
+    return value
+
+
+class SubscriptionPatch(Input):
+    """What a caller sends to change a subscription: only what is to change. A secret is rotated, not patched."""
+
+    url: Url | None = None
+    event_types: EventTypes | None = None
+    description: Description | None = None
+    headers: Headers | None = Field(None, repr=False)
+    retry_policy: _AnyPolicy | None = None
+    timeout_s: TimeoutSeconds | None = None
+    state: State | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _given(cls, value: object) -> object:
+        return _no_null(value)
+
+    def changes(self) -> dict[str, object]:
+        """The fields that were given, with their values."""
+        return {name: getattr(self, name) for name in self.model_fields_set}

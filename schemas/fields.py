@@ -1,0 +1,66 @@
+"""The rules of the text fields that travel with an event or name its owner, each in one place.
+
+A rule takes the text and returns None, or what would be right. Everything that passes is storable in PostgreSQL (no
+NUL, no lone surrogate) and bounded in bytes, not characters: (tenant, source, id) is an index key, and PostgreSQL
+refuses index rows above about 2,700 bytes.
+"""
+
+import re
+from typing import Final
+
+MAX_TENANT_BYTES: Final = 64
+MAX_TYPE_BYTES: Final = 200  # a routing key of AMQP has at most 255 bytes
+MAX_SOURCE_BYTES: Final = 512
+MAX_ID_BYTES: Final = 512
+MAX_SUBJECT_BYTES: Final = 1024
+
+_TENANT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+WORD: Final = r"[A-Za-z0-9_:/-]+"
+_TYPE: Final = re.compile(rf"{WORD}(?:\.{WORD})*")
+# What a CloudEvents 1.0 String must not contain: control characters, surrogates and noncharacters.
+_UNFIT: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+    + "]"
+)
+
+
+def tenant_fault(text: str) -> str | None:
+    """A tenant's name."""
+    if _TENANT.fullmatch(text):
+        return None
+    return f"must be 1 to {MAX_TENANT_BYTES} letters, digits, '_', '.' or '-'"
+
+
+def type_fault(text: str) -> str | None:
+    """An event's type. It is the routing key that subscriptions' patterns are matched against."""
+    if len(text) <= MAX_TYPE_BYTES and _TYPE.fullmatch(text):
+        return None
+    return f"must be words of letters, digits, '_', '-', ':' or '/', joined by dots, at most {MAX_TYPE_BYTES} bytes"
+
+
+def source_fault(text: str) -> str | None:
+    """The name of what produced an event."""
+    return _text_fault(text, least=1, most=MAX_SOURCE_BYTES)
+
+
+def id_fault(text: str) -> str | None:
+    """The id that its producer gave an event."""
+    return _text_fault(text, least=1, most=MAX_ID_BYTES)
+
+
+def subject_fault(text: str) -> str | None:
+    """What an event is about."""
+    return _text_fault(text, least=1, most=MAX_SUBJECT_BYTES)
+
+
+def description_fault(text: str) -> str | None:
+    """A few words for a person; line breaks and tabs are welcome."""
+    return _text_fault(re.sub(r"[\t\r\n]", " ", text), least=0, most=1024)
+
+
+def _text_fault(text: str, *, least: int, most: int) -> str | None:
+    # Characters first: a lone surrogate cannot be counted in bytes.
+    if _UNFIT.search(text) or not least <= len(text.encode()) <= most:
+        return f"must be {least} to {most} bytes of text without control characters"
+    return None
