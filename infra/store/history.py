@@ -1,0 +1,156 @@
+"""What happened: lists of events, deliveries and attempts, newest first.
+
+The keys of all of them begin with the time, so that a key pages a list, bounds a time range and picks partitions.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import ColumnElement, Table, select
+
+from infra.store import tables
+from infra.store.deliveries import DeliveryRow
+from infra.store.outcomes import Missing
+from infra.store.query import Page, columns, equal, fetch, fetch_page
+from schemas.ids import first_key_at, key_ms
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event as it was admitted; `data` is the JSON text as it came."""
+
+    id: UUID
+    tenant: str
+    source: str
+    external_id: str
+    type: str
+    subject: str | None
+    time: datetime
+    data: bytes = field(repr=False)
+    admitted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One POST and what came of it."""
+
+    id: UUID
+    delivery_id: UUID
+    cycle: int
+    number: int
+    started_at: datetime
+    duration_ms: int
+    outcome: str
+    superseded: bool
+    status_code: int | None
+    failure: str | None
+    reason: str | None
+    response_body: bytes | None = field(repr=False)
+    remote_address: str | None
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """From `after`, inclusive, to `before`, exclusive; None is open."""
+
+    after: datetime | None = None
+    before: datetime | None = None
+
+
+ANY_TIME = TimeRange()
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries; None and the empty tuple ask for nothing."""
+
+    subscription_id: UUID | None = None
+    event_id: UUID | None = None
+    tenant: str | None = None
+    event_type: str | None = None
+    statuses: tuple[str, ...] = ()
+    created: TimeRange = ANY_TIME
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    tenant: str | None = None
+    type: str | None = None
+    source: str | None = None
+    external_id: str | None = None
+    created: TimeRange = ANY_TIME
+
+
+async def list_deliveries(
+    conn: asyncpg.Connection, wanted: DeliveryFilter, *, after: UUID | None, limit: int
+) -> Page[DeliveryRow]:
+    conditions = delivery_conditions(wanted)
+    return await fetch_page(conn, tables.deliveries, DeliveryRow, conditions, after=after, limit=limit)
+
+
+async def list_events(
+    conn: asyncpg.Connection, wanted: EventFilter, *, after: UUID | None, limit: int
+) -> Page[EventRow]:
+    table = tables.events
+    conditions = [
+        *equal(
+            (table.c.tenant, wanted.tenant),
+            (table.c.type, wanted.type),
+            (table.c.source, wanted.source),
+            (table.c.external_id, wanted.external_id),
+        ),
+        *time_conditions(table, wanted.created),
+    ]
+    return await fetch_page(conn, table, EventRow, conditions, after=after, limit=limit)
+
+
+async def get_event(conn: asyncpg.Connection, event_id: UUID) -> EventRow | Missing:
+    records = await fetch(conn, select(*columns(tables.events, EventRow)).where(tables.events.c.id == event_id))
+    return EventRow(**records[0]) if records else Missing()
+
+
+async def attempts_of(conn: asyncpg.Connection, delivery_id: UUID, *, limit: int) -> list[AttemptRow]:
+    """The last `limit` attempts at a delivery, over all its cycles, oldest first."""
+    table = tables.attempts
+    records = await fetch(
+        conn,
+        select(*columns(table, AttemptRow))
+        .where(table.c.delivery_id == delivery_id)
+        # An attempt is made after its delivery: earlier partitions need no look.
+        .where(table.c.id >= UUID(int=key_ms(delivery_id) << 80))
+        .order_by(table.c.id.desc())
+        .limit(limit),
+    )
+    return [AttemptRow(**record) for record in reversed(records)]
+
+
+def delivery_conditions(wanted: DeliveryFilter) -> list[ColumnElement[bool]]:
+    table = tables.deliveries
+    conditions = equal(
+        (table.c.subscription_id, wanted.subscription_id),
+        (table.c.event_id, wanted.event_id),
+        (table.c.tenant, wanted.tenant),
+        (table.c.event_type, wanted.event_type),
+    )
+    if wanted.event_id is not None:
+        # A delivery shares the milliseconds of its event, so the primary key finds them.
+        ms = key_ms(wanted.event_id)
+        conditions += [table.c.id >= UUID(int=ms << 80), table.c.id < UUID(int=(ms + 1) << 80)]
+    if wanted.statuses:
+        conditions.append(table.c.status.in_(wanted.statuses))
+    return conditions + time_conditions(table, wanted.created)
+
+
+def time_conditions(table: Table, created: TimeRange) -> list[ColumnElement[bool]]:
+    """A range of time as a range of keys."""
+    conditions: list[ColumnElement[bool]] = []
+    if created.after is not None:
+        conditions.append(table.c.id >= first_key_at(max(created.after, _EPOCH)))
+    if created.before is not None:
+        conditions.append(table.c.id < first_key_at(max(created.before, _EPOCH)))
+    return conditions

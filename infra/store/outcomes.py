@@ -1,0 +1,15 @@
+"""Why a change that somebody asked for was not made. Values, because both are expected."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no such row, or it was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The row is in a state that does not allow it; `reason` is a sentence for a person."""
+
+    reason: str

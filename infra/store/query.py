@@ -1,0 +1,80 @@
+"""Statements that are composed at run time (the API's lists), built with SQLAlchemy Core and run by asyncpg.
+
+One driver and one pool: SQLAlchemy only writes the SQL, with asyncpg's `$n` parameters. What does not vary is plain
+SQL beside the function that runs it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import Column, ColumnElement, Dialect, Select, Table, select
+from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
+
+Row = TypeVar("Row")
+
+_DIALECT: Dialect = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Row]):
+    """Part of a list, newest first. `next_after` is the key to go on from, None at the end."""
+
+    rows: Sequence[Row]
+    next_after: UUID | None
+
+
+def compiled(statement: Select[Any]) -> tuple[str, list[object]]:
+    """The SQL of a statement and its arguments, as asyncpg takes them."""
+    sql = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    return str(sql), [sql.params[name] for name in sql.positiontup or ()]
+
+
+async def fetch(conn: asyncpg.Connection, statement: Select[Any]) -> list[asyncpg.Record]:
+    sql, arguments = compiled(statement)
+    return await conn.fetch(sql, *arguments)
+
+
+async def fetch_value(conn: asyncpg.Connection, statement: Select[Any]) -> Any:
+    sql, arguments = compiled(statement)
+    return await conn.fetchval(sql, *arguments)
+
+
+async def fetch_page(
+    conn: asyncpg.Connection,
+    table: Table,
+    row_type: type[Row],
+    conditions: Sequence[ColumnElement[bool]],
+    *,
+    after: UUID | None,
+    limit: int,
+) -> Page[Row]:
+    """The next `limit` rows of `table`, newest first.
+
+    Keyset paging on the primary key, which is also the order: a row that comes or goes meanwhile neither repeats
+    nor skips another.
+    """
+    key = table.c.id
+    statement = select(*columns(table, row_type)).where(*conditions).order_by(key.desc()).limit(limit + 1)
+    if after is not None:
+        statement = statement.where(key < after)
+    records = await fetch(conn, statement)
+    rows = [row_type(**record) for record in records[:limit]]
+    return Page(rows, records[limit - 1]["id"] if len(records) > limit else None)
+
+
+def columns(table: Table, row_type: type[Any]) -> list[Column[Any]]:
+    """The columns of `table` that the dataclass `row_type` has fields for, so that `row_type(**record)` builds it."""
+    return [table.c[field.name] for field in fields(row_type)]
+
+
+def column_list(table: Table, row_type: type[Any]) -> str:
+    """The same as SQL text, for a statement that is written out."""
+    return ", ".join(f"{table.name}.{column.name}" for column in columns(table, row_type))
+
+
+def equal(*pairs: tuple[Any, object]) -> list[ColumnElement[bool]]:
+    """A condition for each (column, value) whose value is not None."""
+    return [column == value for column, value in pairs if value is not None]

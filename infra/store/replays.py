@@ -1,0 +1,151 @@
+"""Replays in bulk: a filter, frozen when it is asked for, that a dispatcher works through in batches."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import func, select
+
+from infra.store import deliveries, tables
+from infra.store.history import DeliveryFilter, TimeRange, delivery_conditions
+from infra.store.outcomes import Missing, Refused
+from infra.store.query import Page, column_list, equal, fetch, fetch_page, fetch_value
+from schemas.ids import SUBSCRIPTION, parse_id, public_id
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRow:
+    """A replay. Of `matched` deliveries, counted at the start, so many are `replayed` or `skipped` by now.
+
+    Skipped is what was no longer replayable when its turn came: replayed by somebody else meanwhile, or its
+    subscription paused, disabled or deleted.
+    """
+
+    id: UUID
+    tenant: str | None
+    filter: dict[str, Any]
+    state: str
+    matched: int
+    replayed: int
+    skipped: int
+    created_at: datetime
+    ended_at: datetime | None
+
+
+_COLUMNS = column_list(tables.replays, ReplayRow)
+
+_INSERT = f"""
+INSERT INTO replays (id, tenant, filter, state, matched) VALUES ($1, $2, $3, 'running', $4)
+RETURNING {_COLUMNS}
+"""  # noqa: S608 -- column names of our own table
+
+# A replay that another dispatcher is at is passed over; there may be others.
+_TAKE = """
+SELECT id, filter, cursor, matched, replayed, skipped FROM replays
+WHERE state = 'running'
+ORDER BY id
+LIMIT 1
+FOR UPDATE SKIP LOCKED
+"""
+
+_ADVANCE = "UPDATE replays SET cursor = $2, replayed = replayed + $3, skipped = skipped + $4 WHERE id = $1"
+
+# What was matched and never came by was replayed by somebody else, or is past its retention.
+_COMPLETE = """
+UPDATE replays
+SET state = 'completed', ended_at = clock_timestamp(), skipped = greatest(skipped, matched - replayed)
+WHERE id = $1
+"""
+
+_CANCEL = f"""
+UPDATE replays SET state = 'canceled', ended_at = clock_timestamp() WHERE id = $1 AND state = 'running'
+RETURNING {_COLUMNS}
+"""  # noqa: S608 -- column names of our own table
+
+
+async def create(conn: asyncpg.Connection, *, replay_id: UUID, wanted: DeliveryFilter, now: datetime) -> ReplayRow:
+    """Store a replay of what matches now. Deliveries created later are not part of it."""
+    before = min(wanted.created.before, now) if wanted.created.before else now
+    frozen = replace(wanted, created=TimeRange(wanted.created.after, before))
+    matched = await fetch_value(conn, select(func.count()).where(*delivery_conditions(frozen)))
+    record = await conn.fetchrow(_INSERT, replay_id, wanted.tenant, encode_filter(frozen), matched)
+    assert record is not None
+    return ReplayRow(**record)
+
+
+async def get(conn: asyncpg.Connection, replay_id: UUID) -> ReplayRow | Missing:
+    record = await conn.fetchrow(f"SELECT {_COLUMNS} FROM replays WHERE id = $1", replay_id)  # noqa: S608
+    return Missing() if record is None else ReplayRow(**record)
+
+
+async def list_page(
+    conn: asyncpg.Connection, *, tenant: str | None, state: str | None, after: UUID | None, limit: int
+) -> Page[ReplayRow]:
+    table = tables.replays
+    conditions = equal((table.c.tenant, tenant), (table.c.state, state))
+    return await fetch_page(conn, table, ReplayRow, conditions, after=after, limit=limit)
+
+
+async def cancel(conn: asyncpg.Connection, replay_id: UUID) -> ReplayRow | Missing | Refused:
+    """Stop a running replay. What it has begun again goes on."""
+    record = await conn.fetchrow(_CANCEL, replay_id)
+    if record is not None:
+        return ReplayRow(**record)
+    row = await get(conn, replay_id)
+    return (
+        row if isinstance(row, Missing) else Refused(f"the replay is {row.state}; only a running one can be canceled")
+    )
+
+
+async def advance(conn: asyncpg.Connection, *, batch: int) -> bool:
+    """Do the next `batch` deliveries of one running replay. False when no replay is to be worked on.
+
+    The cursor only moves up, so a delivery that is replayed and dies again is not taken twice.
+    """
+    running = await conn.fetchrow(_TAKE)
+    if running is None:
+        return False
+    ids = await _next_ids(conn, decode_filter(running["filter"]), running["cursor"], batch)
+    if ids:
+        replayed = await deliveries.replay(conn, ids)
+        await conn.execute(_ADVANCE, running["id"], ids[-1], len(replayed), len(ids) - len(replayed))
+    if len(ids) < batch:
+        await conn.execute(_COMPLETE, running["id"])
+    return True
+
+
+async def _next_ids(conn: asyncpg.Connection, wanted: DeliveryFilter, cursor: UUID | None, batch: int) -> list[UUID]:
+    table = tables.deliveries
+    statement = select(table.c.id).where(*delivery_conditions(wanted)).order_by(table.c.id).limit(batch)
+    if cursor is not None:
+        statement = statement.where(table.c.id > cursor)
+    return [record["id"] for record in await fetch(conn, statement)]
+
+
+def encode_filter(wanted: DeliveryFilter) -> dict[str, Any]:
+    """A filter as it is stored and shown."""
+    return {
+        "subscription_id": wanted.subscription_id and public_id(SUBSCRIPTION, wanted.subscription_id),
+        "tenant": wanted.tenant,
+        "event_type": wanted.event_type,
+        "status": list(wanted.statuses),
+        "created_after": wanted.created.after and wanted.created.after.isoformat(),
+        "created_before": wanted.created.before and wanted.created.before.isoformat(),
+    }
+
+
+def decode_filter(stored: dict[str, Any]) -> DeliveryFilter:
+    """The filter behind what `encode_filter` made."""
+
+    def moment(name: str) -> datetime | None:
+        return datetime.fromisoformat(stored[name]) if stored[name] else None
+
+    return DeliveryFilter(
+        subscription_id=parse_id(SUBSCRIPTION, stored["subscription_id"]) if stored["subscription_id"] else None,
+        tenant=stored["tenant"],
+        event_type=stored["event_type"],
+        statuses=tuple(stored["status"]),
+        created=TimeRange(moment("created_after"), moment("created_before")),
+    )

@@ -1,0 +1,222 @@
+"""Subscriptions: creating, changing, ending.
+
+Every change of a configuration takes the exclusive advisory lock that admission takes shared, and writes the version
+that it gave the table into its own row. So an event that is admitted after a change was committed is matched by the
+changed configuration, and dispatchers refresh what they know by reading the rows with a version above theirs.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from infra.store import deliveries, locks, tables
+from infra.store.outcomes import Missing, Refused
+from infra.store.query import Page, column_list, equal, fetch_page
+from schemas.deliveries import Status
+from schemas.ids import SUBSCRIPTION, delivery_key, event_key, public_id
+from schemas.subscriptions import State
+
+DELETED = "the subscription was deleted"
+DISABLED_BY_OPERATOR = "disabled by operator"
+PAUSED_BY_OPERATOR = "paused by operator"
+TEST_TYPE = "hookhare.test"
+TEST_SOURCE = "hookhare"
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRow:
+    """A subscription as it is stored; `headers` and `secrets` are encrypted."""
+
+    id: UUID
+    tenant: str
+    url: str
+    description: str
+    event_types: list[str]
+    state: str
+    state_reason: str | None
+    timeout_s: int
+    retry_policy: dict[str, Any]
+    headers: bytes | None = field(repr=False)
+    secrets: bytes = field(repr=False)
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    mode: str
+
+
+_COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
+
+_INSERT = f"""
+INSERT INTO subscriptions
+    (id, tenant, url, description, event_types, timeout_s, retry_policy, headers, secrets, version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+RETURNING {_COLUMNS}
+"""  # noqa: S608 -- column names of our own table
+
+_SAVE = f"""
+UPDATE subscriptions
+SET url = $2, description = $3, event_types = $4, state = $5, state_reason = $6, timeout_s = $7, retry_policy = $8,
+    headers = $9, secrets = $10, version = $11, updated_at = clock_timestamp()
+WHERE id = $1
+RETURNING {_COLUMNS}
+"""  # noqa: S608 -- column names of our own table
+
+_DISABLE = """
+UPDATE subscriptions
+SET state = 'disabled', state_reason = $2, version = $3, updated_at = clock_timestamp()
+WHERE id = $1 AND state <> 'disabled' AND deleted_at IS NULL
+RETURNING id
+"""
+
+_DELETE = """
+UPDATE subscriptions
+SET deleted_at = clock_timestamp(), headers = NULL, secrets = $2, version = $3, updated_at = clock_timestamp()
+WHERE id = $1 AND deleted_at IS NULL
+RETURNING id
+"""
+
+_INSERT_TEST_EVENT = """
+INSERT INTO events (id, tenant, source, external_id, type, time, data, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+
+_INSERT_TEST_DELIVERY = """
+INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, attempts, cycle, fence)
+VALUES ($1, $2, $3, $4, $5, 'held', 0, 0, 0)
+"""
+
+
+async def create(
+    conn: asyncpg.Connection,
+    *,
+    subscription_id: UUID,
+    tenant: str,
+    url: str,
+    description: str,
+    event_types: list[str],
+    timeout_s: int,
+    retry_policy: dict[str, Any],
+    headers: bytes | None,
+    secrets: bytes,
+) -> SubscriptionRow:
+    """Store a new, enabled subscription. Events admitted after the commit reach it."""
+    version = await locks.change_subscriptions(conn)
+    record = await conn.fetchrow(
+        _INSERT,
+        subscription_id,
+        tenant,
+        url,
+        description,
+        event_types,
+        timeout_s,
+        retry_policy,
+        headers,
+        secrets,
+        version,
+    )
+    assert record is not None
+    return SubscriptionRow(**record)
+
+
+async def get(conn: asyncpg.Connection, subscription_id: UUID) -> SubscriptionRow | Missing:
+    return await _select(conn, subscription_id, "")
+
+
+async def list_page(
+    conn: asyncpg.Connection, *, tenant: str | None, state: str | None, after: UUID | None, limit: int
+) -> Page[SubscriptionRow]:
+    """Subscriptions that are not deleted, newest first."""
+    table = tables.subscriptions
+    conditions = [table.c.deleted_at.is_(None), *equal((table.c.tenant, tenant), (table.c.state, state))]
+    return await fetch_page(conn, table, SubscriptionRow, conditions, after=after, limit=limit)
+
+
+async def lock_for_change(conn: asyncpg.Connection, subscription_id: UUID) -> SubscriptionRow | Missing:
+    """The subscription, locked, with the `version` that `save` is going to write."""
+    version = await locks.change_subscriptions(conn)
+    row = await _select(conn, subscription_id, "FOR NO KEY UPDATE")
+    return row if isinstance(row, Missing) else replace(row, version=version)
+
+
+async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRow:
+    """Write the configuration of a row that came from `lock_for_change`.
+
+    A disabled one keeps no backlog: what is unfinished becomes dead, with a dead letter each.
+    """
+    record = await conn.fetchrow(
+        _SAVE,
+        row.id,
+        row.url,
+        row.description,
+        row.event_types,
+        row.state,
+        row.state_reason,
+        row.timeout_s,
+        row.retry_policy,
+        row.headers,
+        row.secrets,
+        row.version,
+    )
+    assert record is not None
+    if row.state == State.DISABLED:
+        reason = row.state_reason or DISABLED_BY_OPERATOR
+        await deliveries.end_unfinished(conn, row.id, status=Status.DEAD, reason=reason)
+    return SubscriptionRow(**record)
+
+
+async def disable(conn: asyncpg.Connection, subscription_id: UUID, *, reason: str) -> None:
+    """Disable a subscription; what is unfinished becomes dead with the reason, with a dead letter each.
+
+    One that is disabled or deleted already is left as it is.
+    """
+    version = await locks.change_subscriptions(conn)
+    if await conn.fetchval(_DISABLE, subscription_id, reason, version) is not None:
+        await deliveries.end_unfinished(conn, subscription_id, status=Status.DEAD, reason=reason)
+
+
+async def delete(conn: asyncpg.Connection, subscription_id: UUID, *, no_secrets: bytes) -> bool:
+    """Delete a subscription; what is unfinished becomes canceled. False when there is none.
+
+    The row stays for its history, without its headers and with `no_secrets`, an encrypted empty list.
+    """
+    version = await locks.change_subscriptions(conn)
+    if await conn.fetchval(_DELETE, subscription_id, no_secrets, version) is None:
+        return False
+    await deliveries.end_unfinished(conn, subscription_id, status=Status.CANCELED, reason=DELETED)
+    return True
+
+
+async def send_test(
+    conn: asyncpg.Connection, subscription_id: UUID, *, now: datetime, external_id: str, traceparent: str | None
+) -> deliveries.DeliveryRow | Missing | Refused:
+    """Store a test event and its one delivery, in the endpoint's backlog, whatever types the subscription asks for."""
+    row = await _select(conn, subscription_id, "FOR NO KEY UPDATE")
+    if isinstance(row, Missing):
+        return row
+    if row.state != State.ENABLED:
+        return Refused(f"the subscription is {row.state}; only an enabled one can be tested")
+    event_id = event_key(int(now.timestamp() * 1000), row.tenant, TEST_SOURCE, external_id)
+    delivery_id = delivery_key(event_id, subscription_id)
+    data = json.dumps(
+        {"message": "A test from Hookhare.", "subscription": public_id(SUBSCRIPTION, subscription_id)}
+    ).encode()
+    await conn.execute(
+        _INSERT_TEST_EVENT, event_id, row.tenant, TEST_SOURCE, external_id, TEST_TYPE, now, data, traceparent
+    )
+    await conn.execute(_INSERT_TEST_DELIVERY, delivery_id, event_id, subscription_id, row.tenant, TEST_TYPE)
+    await conn.execute("UPDATE subscriptions SET mode = 'held' WHERE id = $1 AND mode <> 'held'", subscription_id)
+    delivery = await deliveries.get(conn, delivery_id)
+    assert isinstance(delivery, deliveries.DeliveryRow)
+    return delivery
+
+
+async def _select(conn: asyncpg.Connection, subscription_id: UUID, locking: str) -> SubscriptionRow | Missing:
+    record = await conn.fetchrow(
+        f"SELECT {_COLUMNS} FROM subscriptions WHERE id = $1 AND deleted_at IS NULL {locking}",  # noqa: S608
+        subscription_id,
+    )
+    return Missing() if record is None else SubscriptionRow(**record)
