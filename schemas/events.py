@@ -1,18 +1,68 @@
 """Events as they come in: CloudEvents 1.0 in binary or structured mode, or plain JSON.
 
-`read_event` turns a message into an `Event` or an `Unreadable`; it never raises and never guesses at content.
-An event's `data` is the slice of bytes that came, not parsed and written again: 12345678901234567890123 stays what it is.
+`read_event` turns a message into an `Event` or an `Unreadable`; it never raises and never guesses at content. An
+event's `data` is the slice of bytes that came, not parsed and written again: 12345678901234567890123 stays what it is.
+
+How a message is read, the first that fits:
+
+1. Structured mode: the content type is `application/cloudevents+json`. The body is a CloudEvents envelope.
+2. Binary mode: there are headers with the prefix `cloudEvents:` or `cloudEvents_`. The body is the data.
+3. With the AMQP property `type`: the body is an envelope if it has `data` and no member that an envelope does not have.
+   Otherwise all of it is the data.
+4. Structured mode without its content type: a JSON object with `specversion` and `type`.
+5. A JSON object with `type`, `data`, and no member that an envelope does not have.
+
+What is missing is filled from the AMQP properties `message_id` (id), `type`, `timestamp` (time) and `app_id` (source),
+then with defaults. Without `data`, a CloudEvent's data is `null`: CloudEvents allows it to be absent, and a webhook's
+body always has it. Plain JSON without `data` is unreadable, since there it is more likely a mistake.
 """
 
+import hashlib
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
-from schemas.messages import Message
+import msgspec
 
-CLOUDEVENTS_JSON = "application/cloudevents+json"
-JSON = "application/json"
-DEFAULT_TENANT = "default"
-ACCEPTED_MS_HEADER = "hookhare-accepted-ms"
+from schemas.errors import InvalidInput, Problem
+from schemas.fields import (
+    id_fault,
+    in_utc,
+    is_traceparent,
+    parse_time,
+    source_fault,
+    subject_fault,
+    tenant_fault,
+    type_fault,
+)
+from schemas.messages import HeaderValue, Message
+from schemas.raw_json import json_fault, members
+
+CLOUDEVENTS_JSON: Final = "application/cloudevents+json"
+JSON: Final = "application/json"
+DEFAULT_TENANT: Final = "default"
+UNKNOWN_SOURCE: Final = "unknown"
+ACCEPTED_MS_HEADER: Final = "hookhare-accepted-ms"
+TRACEPARENT_HEADER: Final = "traceparent"
+
+SPEC_VERSION: Final = "1.0"
+# The AMQP binding has the colon; the underscore is what producers use where a colon is not allowed in a name. First
+# wins.
+_PREFIXES: Final = ("cloudEvents:", "cloudEvents_")
+_ENVELOPE: Final = frozenset(
+    {"specversion", "id", "source", "type", "time", "subject", "tenant", "traceparent", "tracestate"}
+    | {"datacontenttype", "dataschema", "data", "data_base64"}
+)
+
+# How far the time of acceptance may be from now: it becomes part of the event's key, which names its day's partition.
+_OLDEST_ACCEPTED: Final = timedelta(hours=24)
+_NEWEST_ACCEPTED: Final = timedelta(minutes=5)
+
+_MAX_ATTRIBUTE_BYTES: Final = 8192  # before a field's own rule is asked
+_INTEGER: Final = re.compile(rb"-?[0-9]{1,20}")
+_JSON_TYPE: Final = re.compile(r"[^/\s]+/(?:[^/\s;]+\+)?json", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +70,8 @@ class Event:
     """One event. (tenant, source, external_id) is what makes it unique; `data` is JSON text.
 
     `accepted_ms` is when a publisher of ours took it (Unix milliseconds), None from foreign producers.
-    `digest` is a SHA-256 over what the event says (type, subject, time, data), to tell a repeat from a conflict.
+    `digest` is a SHA-256 over what the event says (type, subject, data), to tell a repeat from a conflict. Not over its
+    time: who publishes again after a lost confirm often stamps it anew.
     """
 
     tenant: str
@@ -43,6 +94,297 @@ class Unreadable:
     message: str
 
 
+def build_event(
+    *,
+    type: str,  # noqa: A002 - the field's own name
+    data: bytes,
+    external_id: str,
+    source: str,
+    time: datetime,
+    tenant: str = DEFAULT_TENANT,
+    subject: str | None = None,
+    accepted_ms: int | None = None,
+    traceparent: str | None = None,
+) -> Event:
+    """An event that keeps every rule. Raises InvalidInput that names each field at fault (`external_id` as `id`).
+
+    `data` is JSON text and `time` aware. A `traceparent` that is not of the W3C's form is left out.
+    """
+    problems = _field_problems(tenant=tenant, type=type, source=source, id=external_id, subject=subject)
+    utc = in_utc(time)
+    if utc is None:
+        problems.append(Problem("time", "must have a time zone, and be between the years 1 and 9999 in UTC"))
+    if fault := json_fault(data):
+        problems.append(Problem("data", fault))
+    if problems or utc is None:
+        raise InvalidInput(problems)
+    return Event(
+        tenant=tenant,
+        source=source,
+        external_id=external_id,
+        type=type,
+        time=utc,
+        subject=subject,
+        data=data,
+        digest=_digest(type, subject, data),
+        accepted_ms=accepted_ms,
+        traceparent=traceparent if traceparent is not None and is_traceparent(traceparent) else None,
+    )
+
+
+def validate_event_fields(*, tenant: str, type: str, source: str, id: str, subject: str | None) -> None:  # noqa: A002
+    """Check the text fields of an event. Raises InvalidInput that names each field at fault."""
+    if problems := _field_problems(tenant=tenant, type=type, source=source, id=id, subject=subject):
+        raise InvalidInput(problems)
+
+
+def event_message(event: Event) -> Message:
+    """The message that carries an event: binary mode, which `read_event` reads back to an equal event."""
+    headers: dict[str, HeaderValue] = {
+        "cloudEvents_specversion": SPEC_VERSION,
+        "cloudEvents_id": event.external_id,
+        "cloudEvents_source": event.source,
+        "cloudEvents_type": event.type,
+        "cloudEvents_time": event.time.isoformat(),
+        "cloudEvents_tenant": event.tenant,
+    }
+    if event.subject is not None:
+        headers["cloudEvents_subject"] = event.subject
+    if event.accepted_ms is not None:
+        headers[ACCEPTED_MS_HEADER] = event.accepted_ms
+    if event.traceparent is not None:
+        headers[TRACEPARENT_HEADER] = event.traceparent
+    return Message(body=event.data, headers=headers, content_type=JSON, type=event.type)
+
+
+def webhook_body(*, type: str, time: datetime, data: bytes) -> bytes:  # noqa: A002 - the field's own name
+    """The body of a webhook, {"type", "timestamp", "data"} (Standard Webhooks 1.0.0), with `data` as the bytes it is.
+
+    `time` is when the event occurred, aware. The type's rule leaves nothing to escape in it.
+    """
+    timestamp = time.astimezone(UTC).replace(tzinfo=None).isoformat()
+    return b'{"type":%b,"timestamp":"%bZ","data":%b}' % (msgspec.json.encode(type), timestamp.encode(), data)
+
+
 def read_event(message: Message, *, now: datetime, fresh_id: str, max_bytes: int) -> Event | Unreadable:
     """Read a message as an event. `now` and `fresh_id` fill a missing time and a missing id."""
-    raise NotImplementedError
+    if len(message.body) > max_bytes:
+        return Unreadable("body", f"must be at most {max_bytes} bytes, and has {len(message.body)}")
+    try:
+        found = _attributes(message)
+        return _event(found, message, now=now, fresh_id=fresh_id)
+    except InvalidInput as error:
+        problem = error.problems[0]
+        return Unreadable(problem.field, problem.message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The attributes as text, by name, and the data; what a message said, before defaults and rules."""
+
+    attributes: Mapping[str, str]
+    data: bytes
+
+
+def _attributes(message: Message) -> _Found:
+    media_type = (message.content_type or "").partition(";")[0].strip().lower()
+    if media_type.startswith("application/cloudevents"):
+        if media_type != CLOUDEVENTS_JSON:
+            raise InvalidInput.of(
+                "content_type", f"must be {CLOUDEVENTS_JSON}, the only format of CloudEvents that is read"
+            )
+        return _structured(_members(message.body))
+    if binary := _binary_attributes(message.headers):
+        return _binary(binary, media_type, message.body)
+    body = _checked("body", message.body)
+    envelope = members(body)
+    if message.type:
+        if envelope is not None and "data" in envelope and envelope.keys() <= _ENVELOPE:
+            return _plain(envelope)
+        return _Found({}, body)
+    if envelope is None or "type" not in envelope:
+        raise InvalidInput.of(
+            "type", "is required: as a CloudEvents attribute, the AMQP property type, or a member of the body"
+        )
+    return _structured(envelope) if "specversion" in envelope else _plain(envelope)
+
+
+def _structured(envelope: Mapping[str, bytes]) -> _Found:
+    if _text_of_json("specversion", envelope.get("specversion", b"null")) != SPEC_VERSION:
+        raise InvalidInput.of("specversion", f'must be "{SPEC_VERSION}"')
+    return _enveloped(envelope, data=envelope.get("data", b"null"))
+
+
+def _plain(envelope: Mapping[str, bytes]) -> _Found:
+    if "data" not in envelope:
+        raise InvalidInput.of("data", "is required")
+    if unknown := envelope.keys() - _ENVELOPE:
+        name = ascii(min(unknown))[:80]  # whatever it is, in a form that any log and database takes
+        raise InvalidInput.of(
+            "body", f"must not have a member {name} next to data: what is to be delivered belongs into data"
+        )
+    if _text_of_json("specversion", envelope.get("specversion", b"null")) not in {None, SPEC_VERSION}:
+        raise InvalidInput.of("specversion", f'must be "{SPEC_VERSION}"')
+    return _enveloped(envelope, data=envelope["data"])
+
+
+def _enveloped(envelope: Mapping[str, bytes], *, data: bytes) -> _Found:
+    if envelope.get("data_base64", b"null") != b"null":
+        raise InvalidInput.of("data_base64", "is not supported: data must be JSON")
+    texts = {name: _text_of_json(name, raw) for name, raw in envelope.items() if name in _READ}
+    attributes = {name: text for name, text in texts.items() if text is not None}
+    _require_json_type(attributes.get("datacontenttype"), "datacontenttype")
+    return _Found(attributes, data)
+
+
+def _binary_attributes(headers: Mapping[str, HeaderValue]) -> dict[str, HeaderValue]:
+    found: dict[str, HeaderValue] = {}
+    for prefix in _PREFIXES:
+        for name, value in headers.items():
+            if name.startswith(prefix):
+                found.setdefault(name.removeprefix(prefix), value)
+    return found
+
+
+def _binary(headers: Mapping[str, HeaderValue], media_type: str, body: bytes) -> _Found:
+    texts = {name: _text_of_header(name, value) for name, value in headers.items() if name in _READ}
+    attributes = {name: text for name, text in texts.items() if text is not None}
+    if attributes.get("specversion") != SPEC_VERSION:
+        raise InvalidInput.of("specversion", f'must be "{SPEC_VERSION}"')
+    _require_json_type(media_type or None, "content_type")
+    _require_json_type(attributes.get("datacontenttype"), "datacontenttype")
+    return _Found(attributes, _checked("data", body) if body else b"null")
+
+
+_READ: Final = frozenset(_ENVELOPE - {"data", "data_base64", "dataschema", "tracestate"})
+
+
+def _event(found: _Found, message: Message, *, now: datetime, fresh_id: str) -> Event:
+    told = found.attributes
+    kind = _ruled(type_fault, ("type", told.get("type")), ("AMQP type", message.type))
+    if kind is None:
+        raise InvalidInput.of(
+            "type", "is required: as a CloudEvents attribute, the AMQP property type, or a member of the body"
+        )
+    source = _ruled(source_fault, ("source", told.get("source")), ("AMQP app_id", message.app_id))
+    external_id = _ruled(id_fault, ("id", told.get("id")), ("AMQP message_id", message.message_id))
+    subject = _ruled(subject_fault, ("subject", told.get("subject")))
+    return Event(
+        tenant=_ruled(tenant_fault, ("tenant", told.get("tenant"))) or DEFAULT_TENANT,
+        source=source or UNKNOWN_SOURCE,
+        external_id=external_id or fresh_id,
+        type=kind,
+        time=_time(told.get("time"), message.timestamp, now),
+        subject=subject,
+        data=found.data,
+        digest=_digest(kind, subject, found.data),
+        accepted_ms=_sound_accepted_ms(message.headers.get(ACCEPTED_MS_HEADER), now),
+        traceparent=_traceparent(message.headers, told),
+    )
+
+
+def _ruled(fault_of: Callable[[str], str | None], *sources: tuple[str, str | None]) -> str | None:
+    """The first text that is there, which must keep the rule. A fault is named for where the text came from.
+
+    An AMQP property that is empty counts as missing: clients send unset ones so.
+    """
+    for field, text in sources:
+        if text is None or (not text and field.startswith("AMQP ")):
+            continue
+        if fault := fault_of(text):
+            raise InvalidInput.of(field, fault)
+        return text
+    return None
+
+
+def _time(told: str | None, timestamp: datetime | None, now: datetime) -> datetime:
+    if told is not None:
+        time = parse_time(told)
+        if time is None:
+            raise InvalidInput.of("time", "must be a time of RFC 3339 with its zone, as 2026-01-31T12:00:00Z")
+        return time
+    if timestamp is None:
+        return now
+    if timestamp.tzinfo is None:  # AMQP's are Unix seconds, so it is in UTC
+        return timestamp.replace(tzinfo=UTC)
+    time = in_utc(timestamp)
+    if time is None:
+        raise InvalidInput.of("AMQP timestamp", "must be between the years 1 and 9999")
+    return time
+
+
+def _sound_accepted_ms(value: HeaderValue, now: datetime) -> int | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    oldest_ms = (now - _OLDEST_ACCEPTED).timestamp() * 1000
+    newest_ms = (now + _NEWEST_ACCEPTED).timestamp() * 1000
+    return value if oldest_ms <= value <= newest_ms else None
+
+
+def _traceparent(headers: Mapping[str, HeaderValue], told: Mapping[str, str]) -> str | None:
+    header = headers.get(TRACEPARENT_HEADER)
+    text = header.decode("latin-1") if isinstance(header, bytes) else header
+    return next((it for it in (text, told.get("traceparent")) if isinstance(it, str) and is_traceparent(it)), None)
+
+
+def _text_of_header(name: str, value: object) -> str | None:
+    """A header's value in CloudEvents' canonical text form; None for unset."""
+    match value:
+        case None | str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int() if abs(value) < 1 << 64:
+            return str(value)
+        case bytes() if len(value) <= _MAX_ATTRIBUTE_BYTES:
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                pass
+    raise InvalidInput.of(name, "must be text")
+
+
+def _text_of_json(name: str, raw: bytes) -> str | None:
+    """An attribute's JSON value as text; None for null, which CloudEvents has mean unset. Integers are written out."""
+    if raw == b"null":
+        return None
+    if _INTEGER.fullmatch(raw):
+        return raw.decode()
+    if raw.startswith(b'"') and len(raw) <= _MAX_ATTRIBUTE_BYTES:
+        return msgspec.json.decode(raw, type=str)
+    raise InvalidInput.of(name, "must be a string")
+
+
+def _require_json_type(media_type: str | None, field: str) -> None:
+    if media_type is not None and not _JSON_TYPE.fullmatch(media_type.partition(";")[0].strip()):
+        raise InvalidInput.of(field, "must be application/json, or another media type of JSON: data must be JSON")
+
+
+def _members(body: bytes) -> dict[str, bytes]:
+    envelope = members(_checked("body", body))
+    if envelope is None:
+        raise InvalidInput.of("body", "must be a JSON object")
+    return envelope
+
+
+def _checked(field: str, body: bytes) -> bytes:
+    if fault := json_fault(body):
+        raise InvalidInput.of(field, fault)
+    return body
+
+
+def _digest(kind: str, subject: str | None, data: bytes) -> bytes:
+    # Neither a type nor a subject has a NUL in it, and no subject is empty: the parts cannot run into each other.
+    return hashlib.sha256(f"{kind}\x00{subject or ''}\x00".encode() + data).digest()
+
+
+def _field_problems(**fields: str | None) -> list[Problem]:
+    rules = {
+        "tenant": tenant_fault,
+        "type": type_fault,
+        "source": source_fault,
+        "id": id_fault,
+        "subject": subject_fault,
+    }
+    faults = ((name, rules[name](text)) for name, text in fields.items() if text is not None)
+    return [Problem(name, fault) for name, fault in faults if fault]

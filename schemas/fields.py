@@ -1,11 +1,12 @@
 """The rules of the text fields that travel with an event or name its owner, each in one place.
 
-A rule takes the text and returns None, or what would be right. Everything that passes is storable in PostgreSQL (no
-NUL, no lone surrogate) and bounded in bytes, not characters: (tenant, source, id) is an index key, and PostgreSQL
-refuses index rows above about 2,700 bytes.
+A rule (`…_fault`) takes the text and returns None, or what would be right. Everything that passes is storable in
+PostgreSQL (no NUL, no lone surrogate) and bounded in bytes, not characters: (tenant, source, id) is an index key, and
+PostgreSQL refuses index rows above about 2,700 bytes.
 """
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 MAX_TENANT_BYTES: Final = 64
@@ -23,6 +24,12 @@ _UNFIT: Final = re.compile(
     + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
     + "]"
 )
+
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,30})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+# W3C Trace Context, section 3.2: no version ff, and no id of zeros alone.
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def tenant_fault(text: str) -> str | None:
@@ -57,6 +64,29 @@ def subject_fault(text: str) -> str | None:
 def description_fault(text: str) -> str | None:
     """A few words for a person; line breaks and tabs are welcome."""
     return _text_fault(re.sub(r"[\t\r\n]", " ", text), least=0, most=1024)
+
+
+def parse_time(text: str) -> datetime | None:
+    """A time of RFC 3339 as UTC, cut to microseconds; None for any other text. A leap second is another text."""
+    if not _RFC3339.fullmatch(text):
+        return None
+    try:
+        return in_utc(datetime.fromisoformat(text.upper()))
+    except ValueError:
+        return None
+
+
+def in_utc(time: datetime) -> datetime | None:
+    """An aware time in UTC; None for a naive one, and for one that its zone moves out of the years 1 to 9999."""
+    try:
+        return time.astimezone(UTC) if time.tzinfo else None
+    except OverflowError:
+        return None
+
+
+def is_traceparent(text: str) -> bool:
+    """Whether `text` is a `traceparent` of the W3C's form."""
+    return _TRACEPARENT.fullmatch(text) is not None
 
 
 def _text_fault(text: str, *, least: int, most: int) -> str | None:
