@@ -1,0 +1,345 @@
+"""The one way out: POSTs a webhook to an endpoint that nobody here trusts.
+
+Guarantees, whatever the endpoint does:
+- No connection is made to an address that is not public, unless `egress_allow` says so. The check sits where the socket
+  is made, so it sees the final address of every literal, notation and name; nothing resolves again after it.
+- `timeout_s` is one deadline over look-up, connect, TLS, request, headers and body.
+- At most `response_keep_bytes` of a body are kept, not decompressed; what is longer is cut, and the connection dropped.
+- No redirect is followed, no cookie kept, no proxy of the environment used; TLS is verified.
+- `post` never raises but CancelledError, and never sends a request twice.
+
+What it leaves out: how many requests run at once, and when; that is the caller's.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from importlib.metadata import version
+from time import monotonic
+from typing import Final
+
+import aiohttp
+from aiohttp.abc import ResolveResult
+from aiohttp.connector import Connection
+from yarl import URL
+
+from infra.addresses import Network, check_url_host, forbidden_reason, refused_notation
+from infra.response_guard import ResponseGuard, printable_address
+from infra.settings import Settings
+from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
+
+__all__ = ["Egress", "check_url_host", "forbidden_reason", "open_egress"]
+
+_log = logging.getLogger(__name__)
+
+# Shorter than the 5 s after which many servers close an idle connection: a POST on a connection that the server is just
+# closing fails, and is not ours to repeat.
+_KEEPALIVE_S: Final = 4.0
+_CLOSE_S: Final = 5.0
+_DNS_TRY_S: Final = 2.0
+_DNS_TRIES: Final = 2
+# aiohttp tries the addresses of a name again and again, one fewer each time; a name with thousands of addresses would
+# keep the event loop busy until the deadline.
+_ADDRESSES_A_FAMILY: Final = 4
+
+# What the caller may not set: what we set, what frames the message, and what speaks to the connection.
+_OWN_HEADERS: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+_TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110 section 5.6.2, lower case
+_OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class _Attempt:
+    """What the layers below learn about one request. They find it in the context that the request runs in."""
+
+    __slots__ = ("address", "forbidden", "guard", "status")
+
+    def __init__(self) -> None:
+        self.address: str | None = None  # tried last
+        self.forbidden: str | None = None  # why an address was refused
+        self.guard: ResponseGuard | None = None  # over the connection; None until there is one
+        self.status: int | None = None  # the answer has begun
+
+
+_ATTEMPT: Final[ContextVar[_Attempt]] = ContextVar("hookhare_egress_attempt")
+
+
+class _Request(aiohttp.ClientRequest):
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        guard = ResponseGuard.over(conn)
+        if guard is not None:
+            _ATTEMPT.get().guard = guard
+            guard.begin()
+            conn.add_callback(guard.end)
+        return await super().send(conn)
+
+
+class _FewAddresses(aiohttp.AsyncResolver):
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        few: list[ResolveResult] = []
+        for wanted in (socket.AF_INET6, socket.AF_INET):
+            few += [result for result in found if result["family"] == wanted][:_ADDRESSES_A_FAMILY]
+        return few
+
+
+class _ForbiddenAddress(OSError):
+    """Raised where the socket would be made; `_Attempt.forbidden` tells it to `post`, whatever wraps this."""
+
+
+class Egress:
+    """POSTs webhooks. Open between `open_egress`'s entry and exit."""
+
+    __slots__ = ("_keep_bytes", "_session")
+
+    def __init__(self, session: aiohttp.ClientSession, *, keep_bytes: int) -> None:
+        self._session = session
+        self._keep_bytes = keep_bytes
+
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> AttemptResult:
+        """POST `body` (JSON) to `url`, once, and tell what became of it. Raises nothing but CancelledError.
+
+        `headers` are token names and printable ASCII values; those that are ours or frame the message are refused.
+        """
+        began = monotonic()
+        attempt = _Attempt()
+        context = _ATTEMPT.set(attempt)
+        deadline = asyncio.timeout(timeout_s)
+        try:
+            async with deadline:
+                return await self._post(attempt, url, headers, body, began)
+        except Exception as error:  # noqa: BLE001 the border: every failure of an attempt is a value
+            if deadline.expired():
+                failure, reason = Failure.TIMEOUT, _lateness(attempt, url, timeout_s)
+            else:
+                failure, reason = _translated(error, attempt, url)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure, reason = Failure.INTERNAL, "the dispatcher is stopping"  # the egress closed under the request
+        finally:
+            _ATTEMPT.reset(context)
+        address = attempt.guard.peer if attempt.guard is not None else attempt.address
+        return NoAnswer(failure, reason, _elapsed_ms(began), address)
+
+    async def _post(
+        self, attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes, began: float
+    ) -> AttemptResult:
+        target = _target(url)
+        if not isinstance(target, URL):
+            failure, reason = target
+            return NoAnswer(failure, reason, _elapsed_ms(began), None)
+        for name, value in headers.items():
+            fault = _header_fault(name)
+            if fault is None and not (value.isascii() and value.isprintable()):
+                fault = "has a value that is not printable ASCII"
+            if fault is not None:
+                return NoAnswer(Failure.INTERNAL, f"the header {name!r} {fault}", _elapsed_ms(began), None)
+        response = await self._session.post(target, headers=headers, data=body, allow_redirects=False)
+        guard = attempt.guard
+        assert guard is not None  # there is no response without a connection
+        try:
+            guard.answered()
+            attempt.status = response.status
+            kept = await self._beginning(response.content)
+            return Answered(response.status, kept, response.headers.get("Retry-After"), _elapsed_ms(began), guard.peer)
+        finally:
+            # A body that ended has given its connection back already. What still holds one is cut: there is more to
+            # come, or the request is not sent yet, or the connection was asked to become another protocol's.
+            if response.connection is not None:
+                response.close()
+                guard.abort()
+
+    async def _beginning(self, content: aiohttp.StreamReader) -> bytes:
+        keep = self._keep_bytes
+        first = await content.read(keep)
+        if len(first) >= keep or content.at_eof():
+            return first
+        kept = bytearray(first)
+        while len(kept) < keep:
+            more = await content.read(keep - len(kept))
+            if not more:
+                break
+            kept += more
+        return bytes(kept)
+
+
+@asynccontextmanager
+async def open_egress(
+    settings: Settings, *, tls: ssl.SSLContext | None = None, nameservers: Sequence[str] | None = None
+) -> AsyncIterator[Egress]:
+    """The egress of a process. `tls` and `nameservers` (`host` or `host:port`) replace the system's."""
+    allow = settings.egress_allow
+    async with AsyncExitStack() as stack:
+        if tls is None:
+            tls = await asyncio.to_thread(ssl.create_default_context)  # reads the certificates: about 20 ms
+        resolver = _FewAddresses(nameservers=nameservers, timeout=_DNS_TRY_S, tries=_DNS_TRIES)
+        stack.push_async_callback(resolver.close)
+        connector = aiohttp.TCPConnector(
+            resolver=resolver,
+            socket_factory=lambda info: _open_socket(info, allow),
+            ssl=tls,
+            limit=0,  # the caller's caps are the limit; waiting here would eat the deadline
+            keepalive_timeout=_KEEPALIVE_S,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            request_class=_Request,
+            headers={
+                "User-Agent": f"Hookhare/{version('hookhare')}",
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",  # the beginning of a compressed body tells a person nothing
+            },
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),  # none: the one deadline is `post`'s
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=max(settings.response_keep_bytes, 4096),
+        )
+        stack.push_async_callback(_close, session)
+        yield Egress(session, keep_bytes=settings.response_keep_bytes)
+
+
+async def _close(session: aiohttp.ClientSession) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await session.close()
+    except TimeoutError:
+        _log.warning("connections to endpoints did not close in time")
+
+
+def _open_socket(info: aiohttp.AddrInfoType, allow: Sequence[Network]) -> socket.socket:
+    """The socket for one address, or `_ForbiddenAddress`."""
+    family, kind, protocol, _, address = info
+    attempt = _ATTEMPT.get()
+    attempt.address = printable_address(address)
+    host = f"{address[0]}%{address[3]}" if len(address) > 3 and address[3] else address[0]
+    reason = forbidden_reason(host, allow)
+    if reason is not None:
+        attempt.forbidden = reason
+        raise _ForbiddenAddress(errno.EACCES, reason)
+    return socket.socket(family, kind, protocol)
+
+
+@lru_cache(maxsize=8192)
+def _target(url: str) -> URL | tuple[Failure, str]:
+    """A URL as aiohttp takes it, or what is wrong with it."""
+    fault = "the URL is not one that a webhook can be sent to"
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        return Failure.INTERNAL, fault
+    try:
+        target = URL(url)
+    except ValueError:
+        return Failure.INTERNAL, fault
+    host = target.host
+    if target.scheme not in {"http", "https"} or not host or target.raw_user is not None:
+        return Failure.INTERNAL, fault
+    notation = refused_notation(host)
+    return target if notation is None else (Failure.FORBIDDEN_ADDRESS, notation)
+
+
+@lru_cache(maxsize=8192)
+def _header_fault(name: str) -> str | None:
+    """Why the caller may not set the header `name`, as the end of a sentence."""
+    lower = name.lower()
+    if not lower or not _TOKEN.issuperset(lower):
+        return "is not a header's name"
+    return "is not the caller's to set" if lower in _OWN_HEADERS else None
+
+
+def _lateness(attempt: _Attempt, url: str, timeout_s: float) -> str:
+    limit = f"within {timeout_s:g} s"
+    if attempt.status is not None:
+        return f"the answer (status {attempt.status}) did not end {limit}"
+    if attempt.guard is not None:
+        return f"no answer came from {attempt.guard.peer} {limit}"
+    if attempt.address is not None:
+        return f"no connection to {attempt.address} {limit}"
+    return f"{URL(url).host} was not looked up {limit}"
+
+
+def _translated(error: Exception, attempt: _Attempt, url: str) -> tuple[Failure, str]:
+    """Every failure that is not the deadline's, in our words."""
+    if attempt.guard is None:
+        return _connect_failure(error, attempt, URL(url).host or "")
+    if attempt.guard.fault is not None:
+        return Failure.INVALID_RESPONSE, f"the endpoint {attempt.guard.fault}"
+    match error:
+        case aiohttp.ClientResponseError():
+            return Failure.INVALID_RESPONSE, f"the endpoint's answer is not HTTP: {_short(error.message)}"
+        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() if attempt.status is not None:
+            return Failure.DISCONNECTED, f"the connection ended within the answer (status {attempt.status})"
+        case aiohttp.ClientOSError():
+            return Failure.DISCONNECTED, f"the connection broke before an answer: {_system(error)}"
+        case aiohttp.ClientConnectionError():
+            return Failure.DISCONNECTED, "the endpoint closed the connection without an answer"
+        case _:
+            return _unforeseen(error)
+
+
+def _connect_failure(error: Exception, attempt: _Attempt, host: str) -> tuple[Failure, str]:
+    if attempt.forbidden is not None:
+        via = "" if attempt.forbidden.startswith(f"{host} ") else f"{host} leads to a forbidden address: "
+        return Failure.FORBIDDEN_ADDRESS, (
+            f"{via}{attempt.forbidden}; an operator may allow it with HOOKHARE_EGRESS_ALLOW"
+        )
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return Failure.DNS, f"{host} does not resolve: {_system(error.os_error)}"
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as fault):
+            return Failure.TLS, f"the certificate of {host} is not trusted: {fault.verify_message}"
+        case aiohttp.ClientConnectorSSLError() | aiohttp.ClientConnectorCertificateError():
+            return Failure.TLS, f"TLS with {host} failed: {_system(error)}"
+        case aiohttp.ClientConnectorError() if error.os_error.errno in _OUR_FAULT:
+            return Failure.INTERNAL, f"this dispatcher is short of resources: {_system(error.os_error)}"
+        case aiohttp.ClientConnectorError():
+            return Failure.CONNECT, f"no connection to {attempt.address}: {_system(error.os_error)}"
+        case _:
+            return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> tuple[Failure, str]:
+    _log.error("an attempt failed for an unforeseen reason", exc_info=error)
+    return Failure.INTERNAL, f"unforeseen: {type(error).__name__}"
+
+
+def _system(error: BaseException) -> str:
+    """What the system or a library says, without our own wrapping."""
+    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _short(str(text).replace("_", " ").lower())
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 200 else f"{flat[:200]}…"
+
+
+def _elapsed_ms(began: float) -> int:
+    return round((monotonic() - began) * 1000)
