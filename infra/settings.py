@@ -52,9 +52,6 @@ class Settings(BaseSettings):
     max_in_hand: Count = Field(4000, description="deliveries claimed by one dispatcher at once")
     max_in_hand_bytes: Count = Field(134_217_728, description="bytes of event data in hand in one dispatcher at once")
     endpoint_max_in_flight: Count = Field(32, description="POSTs under way to one endpoint from one dispatcher")
-    endpoint_max_in_hand: Count = Field(
-        256, description="deliveries in hand for one endpoint in one dispatcher, in flight included"
-    )
     drain_s: Seconds = Field(20, description="how long a stopping dispatcher waits for what is in flight, in seconds")
 
     # Liveness; checked against each other at start-up (dispatcher/core/liveness.py)

@@ -56,8 +56,10 @@ INSERT_EVENTS: Final = """
 INSERT INTO events (id, tenant, source, external_id, type, subject, time, data, traceparent)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                      $8::bytea[], $9::text[])
+ON CONFLICT (id) DO NOTHING
 """
 
+# The rows that are new come back: fan-out repeated after the dedupe window lands on the rows that it made before.
 # $2…$6 arrays: delivery, event, subscription, tenant, event type; $7 the reason to hold it, or NULL to claim it.
 INSERT_DELIVERIES: Final = """
 INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, reason, attempts, cycle,
@@ -113,7 +115,8 @@ RELEASE_LEASES: Final = "UPDATE subscriptions SET feeder = NULL WHERE feeder = $
 _CLAIM: Final = """
 UPDATE deliveries AS d
 SET claimed_by = $1, claimed_at = clock_timestamp(), fence = d.fence + 1, updated_at = clock_timestamp()
-FROM picked WHERE d.id = picked.id AND d.id BETWEEN picked.least AND picked.greatest
+FROM picked WHERE d.id = picked.id
+    AND d.id BETWEEN (SELECT id FROM picked ORDER BY id LIMIT 1) AND (SELECT id FROM picked ORDER BY id DESC LIMIT 1)
 RETURNING d.id, d.event_id, d.subscription_id, d.cycle, d.attempts, d.fence
 """
 
@@ -127,7 +130,7 @@ WITH picked AS (
     WHERE d.id BETWEEN $6 AND $7 AND d.status = 'retrying' AND d.claimed_by IS NULL AND {_FRESH}
     ORDER BY d.id FOR NO KEY UPDATE OF d
 )
-{_CLAIM.replace("picked.least AND picked.greatest", "$6 AND $7")}"""
+{_CLAIM}"""
 
 # The feeder's claim on a backlog whose lease it holds. $3 subscription, $4 how many. Live ones before replays.
 CLAIM_HELD: Final = f"""
@@ -137,7 +140,7 @@ WITH picked AS (
           AND EXISTS (SELECT 1 FROM subscriptions WHERE id = $3 AND feeder = $1)
     ORDER BY (cycle > 0), id LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
 )
-{_CLAIM.replace(" AND d.id BETWEEN picked.least AND picked.greatest", "")}"""
+{_CLAIM}"""
 
 EVENTS_OF_CLAIMS: Final = """
 SELECT id, type, time, data, traceparent FROM events WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3
@@ -157,12 +160,14 @@ FROM deliveries WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3 ORDER BY id 
 """
 
 # $1…$7 arrays: delivery, status, reason, attempts, retry delay in seconds, its rung in seconds, whether the claim
-# stays; $8, $9 least and greatest delivery.
+# stays; $8, $9 least and greatest delivery. A row that stays `retrying` without a new delay keeps its times.
 UPDATE_DELIVERIES: Final = """
 UPDATE deliveries AS d SET
     status = new.status, reason = new.reason, attempts = new.attempts,
-    next_attempt_at = clock_timestamp() + make_interval(secs => new.delay_s),
-    hint_due_at = clock_timestamp() + make_interval(secs => new.rung_s),
+    next_attempt_at = CASE WHEN new.status = 'retrying' AND new.delay_s IS NULL THEN d.next_attempt_at
+                           ELSE clock_timestamp() + make_interval(secs => new.delay_s) END,
+    hint_due_at = CASE WHEN new.status = 'retrying' AND new.rung_s IS NULL THEN d.hint_due_at
+                       ELSE clock_timestamp() + make_interval(secs => new.rung_s) END,
     claimed_by = CASE WHEN new.claimed THEN d.claimed_by END,
     claimed_at = CASE WHEN new.claimed THEN d.claimed_at END,
     updated_at = clock_timestamp()
@@ -250,12 +255,12 @@ FROM overdue WHERE d.id = overdue.id
 RETURNING d.id, d.subscription_id
 """
 
-# Held rows of subscriptions that are disabled or deleted: ended with the reason. $1 how many.
+# Waiting rows of subscriptions that are disabled or deleted: ended with the reason. $1 how many.
 END_ORPHANED: Final = """
 WITH orphaned AS (
     SELECT d.id, s.deleted_at IS NOT NULL AS deleted, s.state_reason
     FROM subscriptions AS s JOIN deliveries AS d ON d.subscription_id = s.id
-    WHERE (s.state = 'disabled' OR s.deleted_at IS NOT NULL) AND s.mode = 'held' AND d.status = 'held'
+    WHERE (s.state = 'disabled' OR s.deleted_at IS NOT NULL) AND (d.status = 'held' OR d.status = 'retrying')
     ORDER BY d.id LIMIT $1 FOR NO KEY UPDATE OF d SKIP LOCKED
 )
 UPDATE deliveries AS d SET
@@ -270,7 +275,7 @@ RETURNING d.id, d.status
 # Open endpoints that have held rows all the same.
 OPEN_WITH_BACKLOG: Final = """
 SELECT s.id FROM subscriptions AS s
-WHERE s.mode = 'open' AND EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
+WHERE s.mode = 'open' AND s.deleted_at IS NULL AND EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
 """
 
 # Leases of the dead. $1 liveness in seconds.

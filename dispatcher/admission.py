@@ -1,0 +1,362 @@
+"""Admission: event messages become rows, in groups, and then they are acked.
+
+One transaction holds the subscriptions' version shared, takes the keys, stores the events and a row for every match.
+What the gate lets through is claimed by the same rows and attempted as soon as the messages are acked: the express
+lane. An event that is known already is acked; one that cannot be read goes to the dead letters; neither keeps the
+others waiting.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from time import perf_counter
+from uuid import UUID
+
+import asyncpg
+import structlog
+from infra.telemetry import Telemetry
+from uuid_utils.compat import uuid7
+
+from dispatcher.clock import boot_s, wall
+from dispatcher.core.gate import Hold
+from dispatcher.core.settle import Claimed
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.index import Endpoint, SubscriptionIndex
+from dispatcher.lanes import Claim, Lanes
+from infra.broker.base import Broker, Consumer, Outgoing, Received, ToDead
+from infra.settings import Settings
+from infra.store import statements as sql
+from infra.store.locks import share_subscriptions
+from infra.store.store import Store
+from schemas.deliveries import DeadLetterKind
+from schemas.errors import StoreError
+from schemas.events import Event, Unreadable, read_event
+from schemas.ids import delivery_key, event_key
+from schemas.messages import Message
+
+log = structlog.get_logger(__name__)
+
+LAPSED = Hold("the dispatcher's heartbeat lapsed")
+REASON_HEADER = "hookhare-reason"
+_LONGEST_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Incoming:
+    """An event with the key that it will be stored under and the message that brought it."""
+
+    key: UUID
+    event: Event
+    received: Received
+
+    @property
+    def unique(self) -> tuple[str, str, str]:
+        return (self.event.tenant, self.event.source, self.event.external_id)
+
+
+@dataclass(slots=True)
+class _Admitted:
+    """What one transaction wrote."""
+
+    claims: list[Claim] = field(default_factory=list)
+    held: set[UUID] = field(default_factory=set)
+    events: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+
+
+class Admission:
+    """Consumes the events queue."""
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        index: SubscriptionIndex,
+        lanes: Lanes,
+        heartbeat: Heartbeat,
+        telemetry: Telemetry,
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._broker = broker
+        self._index = index
+        self._lanes = lanes
+        self._heartbeat = heartbeat
+        self._telemetry = telemetry
+        self._settings = settings
+
+    async def run(self, consumer: Consumer) -> None:
+        """Admit for ever; at the bound of the work in hand, stop taking."""
+        while True:
+            await self._lanes.room()
+            received = await consumer.receive(self._settings.batch_rows)
+            incoming, unreadable = self._read(received)
+            async with asyncio.TaskGroup() as both:
+                if unreadable:
+                    both.create_task(self._bury(consumer, unreadable))
+                if incoming:
+                    both.create_task(self._admit_all(consumer, incoming))
+
+    def _read(self, received: Sequence[Received]) -> tuple[list[Incoming], list[tuple[Received, Unreadable]]]:
+        incoming, unreadable = [], []
+        now = wall()
+        now_ms = int(now.timestamp() * 1000)
+        for one in received:
+            read = read_event(one.message, now=now, fresh_id=str(uuid7()), max_bytes=self._settings.max_event_bytes)
+            if isinstance(read, Unreadable):
+                unreadable.append((one, read))
+            else:
+                key = event_key(read.accepted_ms or now_ms, read.tenant, read.source, read.external_id)
+                incoming.append(Incoming(key, read, one))
+        return incoming, unreadable
+
+    async def _bury(self, consumer: Consumer, unreadable: Sequence[tuple[Received, Unreadable]]) -> None:
+        """To the dead letters with the reason and the bytes; what is not confirmed is given back."""
+        letters = [
+            Outgoing(ToDead(DeadLetterKind.UNREADABLE), _with_reason(one.message, f"{why.field}: {why.message}"))
+            for one, why in unreadable
+        ]
+        errors = await self._broker.publish_many(letters, timeout_s=self._settings.broker_timeout_s)
+        buried = [one for (one, _), error in zip(unreadable, errors, strict=True) if error is None]
+        failed = [one for (one, _), error in zip(unreadable, errors, strict=True) if error is not None]
+        await consumer.ack(buried)
+        self._telemetry.metrics.events_unreadable.add(len(buried))
+        for one, why in unreadable:
+            log.warning("event.unreadable", field=why.field, reason=why.message, message_id=one.message.message_id)
+        if failed:
+            await asyncio.sleep(_LONGEST_PAUSE_S)  # the broker is in trouble: do not spin
+            await consumer.release(failed)
+
+    async def _admit_all(self, consumer: Consumer, incoming: Sequence[Incoming]) -> None:
+        """Admit in transactions of at most `batch_rows` deliveries (one event's fan-out is never split)."""
+        rest = list(incoming)
+        while rest:
+            taken = await self._admit_some(consumer, rest)
+            rest = rest[taken:]
+
+    async def _admit_some(self, consumer: Consumer, incoming: Sequence[Incoming]) -> int:
+        """Admit a beginning of `incoming` and say how long it was. Tries until the database takes it."""
+        pause_s = 0.05
+        while True:
+            began = perf_counter()
+            placed: list[tuple[UUID, int]] = []
+            try:
+                batch, admitted = await self._commit(incoming, placed)
+                break
+            except StoreError as error:
+                # If the commit did take effect, the events are found as duplicates now, and their claims, which are
+                # ours and not in hand, are held by the reconciler.
+                self._displace(placed)
+                log.warning("admission.retry", events=len(incoming), error=str(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            except Exception as error:
+                self._displace(placed)
+                log.exception("admission.failed", events=len(incoming))
+                if len(incoming) == 1:
+                    why = Unreadable("event", f"the store does not take it: {type(error).__name__}")
+                    await self._bury(consumer, [(incoming[0].received, why)])
+                    return 1
+                incoming = incoming[:1]
+        await consumer.ack([one.received for one in batch])
+        self._telemetry.metrics.admit_s.record(perf_counter() - began)
+        self._take(admitted)
+        return len(batch)
+
+    def _take(self, admitted: _Admitted) -> None:
+        metrics = self._telemetry.metrics
+        metrics.events_admitted.add(admitted.events)
+        metrics.events_duplicate.add(admitted.duplicates)
+        metrics.events_conflict.add(admitted.conflicts)
+        self._lanes.held |= admitted.held
+        for claim in admitted.claims:
+            self._lanes.submit(claim)
+        for subscription in admitted.held:
+            self._lanes.on_room(subscription)
+
+    def _displace(self, placed: Sequence[tuple[UUID, int]]) -> None:
+        for subscription, size_bytes in placed:
+            self._lanes.give_back(subscription, size_bytes)
+
+    async def _commit(
+        self, incoming: Sequence[Incoming], placed: list[tuple[UUID, int]]
+    ) -> tuple[Sequence[Incoming], _Admitted]:
+        claimed_s = boot_s()
+        liveness = self._heartbeat.times
+        async with self._store.transaction() as connection:
+            await share_subscriptions(connection)
+            view = await connection.fetchrow(
+                sql.ADMISSION_VIEW, self._heartbeat.incarnation, liveness.liveness_s - liveness.margin_s
+            )
+            assert view is not None
+            await self._index.refresh(connection)
+            batch, matches = self._match(incoming)
+            admitted = _Admitted()
+            new = await self._take_keys(connection, batch, admitted)
+            await self._store_events(connection, new)
+            rows = [(one, endpoint) for one in new for endpoint in matches[one.key]]
+            await self._store_deliveries(connection, rows, admitted, placed, claimed_s, fresh=view["fresh"])
+        return batch, admitted
+
+    def _match(self, incoming: Sequence[Incoming]) -> tuple[Sequence[Incoming], dict[UUID, list[Endpoint]]]:
+        """As many of the events, from the first on, as their matches fit into one transaction."""
+        matches: dict[UUID, list[Endpoint]] = {}
+        rows = 0
+        for position, one in enumerate(incoming):
+            found = list(self._index.match(one.event.tenant, one.event.type))
+            rows += len(found)
+            if position and rows > self._settings.batch_rows:
+                return incoming[:position], matches
+            matches[one.key] = found
+        return incoming, matches
+
+    async def _take_keys(
+        self, connection: asyncpg.Connection, batch: Sequence[Incoming], admitted: _Admitted
+    ) -> list[Incoming]:
+        """The events whose key is new; the others are counted, and recorded where their content differs."""
+        first: dict[tuple[str, str, str], Incoming] = {}
+        for one in batch:
+            first.setdefault(one.unique, one)
+        asked = list(first.values())
+        keys = await connection.fetch(
+            sql.TAKE_EVENT_KEYS,
+            *map(list, zip(*(one.unique for one in asked), strict=True)),
+            [one.key for one in asked],
+            [one.event.digest for one in asked],
+            float(self._settings.dedupe_window_s),
+        )
+        taken = {record["event_id"] for record in keys}
+        new = [one for one in asked if one.key in taken]
+        repeats = [one for one in batch if first[one.unique] is not one or one.key not in taken]
+        if repeats:
+            digests = {
+                (record["tenant"], record["source"], record["external_id"]): record["digest"]
+                for record in await connection.fetch(
+                    sql.KNOWN_EVENT_KEYS, *map(list, zip(*(one.unique for one in repeats), strict=True))
+                )
+            }
+            for one in repeats:
+                if digests.get(one.unique) == one.event.digest:
+                    admitted.duplicates += 1
+                else:
+                    admitted.conflicts += 1
+                    await _record_conflict(connection, one)
+        admitted.events = len(new)
+        return new
+
+    async def _store_events(self, connection: asyncpg.Connection, new: Sequence[Incoming]) -> None:
+        if new:
+            await connection.execute(sql.INSERT_EVENTS, *map(list, zip(*map(_event_row, new), strict=True)))
+
+    async def _store_deliveries(
+        self,
+        connection: asyncpg.Connection,
+        rows: Sequence[tuple[Incoming, Endpoint]],
+        admitted: _Admitted,
+        placed: list[tuple[UUID, int]],
+        claimed_s: float,
+        *,
+        fresh: bool,
+    ) -> None:
+        """A row for every match, claimed or held as the gate says; the endpoints of held rows become held."""
+        if not rows:
+            return
+        values = []
+        claims: dict[UUID, Claim] = {}
+        for one, endpoint in rows:
+            key, size_bytes = delivery_key(one.key, endpoint.id), len(one.event.data)
+            decision = self._lanes.gate(endpoint, size_bytes) if fresh else LAPSED
+            reason = None
+            if isinstance(decision, Hold):
+                reason = decision.reason
+                admitted.held.add(endpoint.id)
+            else:
+                self._lanes.place(endpoint.id, size_bytes)
+                placed.append((endpoint.id, size_bytes))
+                claims[key] = _claim(key, one, endpoint, claimed_s)
+            values.append((key, one.key, endpoint.id, one.event.tenant, one.event.type, reason))
+        if admitted.held:
+            held = sorted(admitted.held)
+            await connection.execute(sql.LOCK_ENDPOINTS, held)
+            await connection.execute(sql.HOLD_ENDPOINTS, held)
+        values.sort(key=lambda row: row[0])
+        written = await connection.fetch(
+            sql.INSERT_DELIVERIES, self._heartbeat.incarnation, *map(list, zip(*values, strict=True))
+        )
+        ours = {record["id"] for record in written}
+        for key, claim in claims.items():
+            if key in ours:
+                admitted.claims.append(claim)
+            else:
+                placed.remove((claim.subscription, len(claim.data)))
+                self._lanes.give_back(claim.subscription, len(claim.data))
+        self._telemetry.metrics.deliveries_created.add(len(ours))
+
+
+def _event_row(one: Incoming) -> tuple[object, ...]:
+    event = one.event
+    return (
+        one.key,
+        event.tenant,
+        event.source,
+        event.external_id,
+        event.type,
+        event.subject,
+        event.time,
+        event.data,
+        event.traceparent,
+    )
+
+
+def _claim(key: UUID, one: Incoming, endpoint: Endpoint, claimed_s: float) -> Claim:
+    return Claim(
+        delivery=key,
+        event=one.key,
+        subscription=endpoint.id,
+        held=Claimed(cycle=0, attempt=1, fence=1),
+        claimed_s=claimed_s,
+        event_type=one.event.type,
+        event_time=one.event.time,
+        data=one.event.data,
+        traceparent=one.event.traceparent,
+    )
+
+
+async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> None:
+    """The same (tenant, source, id) with another content: kept as a dead letter, once for each content."""
+    message = one.received.message
+    identity = sha256(b"\x00".join((*(part.encode() for part in one.unique), one.event.digest))).hexdigest()
+    await connection.execute(
+        sql.INSERT_CONFLICT,
+        uuid7(),
+        f"id: {one.event.external_id!r} of source {one.event.source!r} was used before, for another content",
+        one.event.tenant,
+        None,
+        f"conflict:{identity}",
+        one.received.routing_key,
+        message.body,
+        storable_headers(message),
+    )
+
+
+def storable_headers(message: Message) -> dict[str, object]:
+    """A message's headers and properties as JSON that PostgreSQL takes (no NUL, no bytes)."""
+    headers = {
+        **{key: value for key, value in message.headers.items() if value is not None},
+        "content_type": message.content_type,
+        "type": message.type,
+        "app_id": message.app_id,
+        "message_id": message.message_id,
+    }
+    return {_text(key): _text(value) for key, value in headers.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _with_reason(message: Message, reason: str) -> Message:
+    return replace(message, headers={**message.headers, REASON_HEADER: reason[:1000]})

@@ -1,0 +1,201 @@
+"""Wires one dispatcher by hand and runs it until it is told to stop, then drains it.
+
+Draining: stop taking; hold what has not begun; wait for the POSTs under way, `drain_s` at most; commit every
+outcome; give back the leases and the heartbeat, so that the fleet need not wait for them to lapse.
+"""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from infra.broker.open import open_broker
+from infra.telemetry import Telemetry, open_telemetry
+
+from dispatcher.admission import Admission
+from dispatcher.claims import Claims
+from dispatcher.core.conclude import Held
+from dispatcher.core.liveness import Times, contradictions
+from dispatcher.delivery import Deliverer
+from dispatcher.due import Due
+from dispatcher.feeder import Feeder
+from dispatcher.health import serve_health
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.hints import Hints
+from dispatcher.index import SubscriptionIndex
+from dispatcher.keeper import Keeper
+from dispatcher.lanes import Lanes
+from dispatcher.reconciler import Reconciler
+from dispatcher.settlement import Outcome, Settlement
+from dispatcher.upkeep import Upkeep
+from infra.broker.base import Broker, Queue
+from infra.crypto import Vault
+from infra.egress import open_egress
+from infra.settings import Settings
+from infra.store.store import Store, open_store
+from schemas.errors import ConfigurationError
+from schemas.subscriptions import LONGEST_TIMEOUT_S
+
+log = structlog.get_logger(__name__)
+
+_KEEPER_PREFETCH = 100
+_SOCKETS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatcher:
+    """A running dispatcher. `failed` ends when one of its parts has crashed, with that part's exception."""
+
+    incarnation: UUID
+    port: int
+    failed: asyncio.Future[None]
+
+
+@asynccontextmanager
+async def open_dispatcher(settings: Settings) -> AsyncIterator[Dispatcher]:
+    """A dispatcher, running until exit.
+
+    Raises ConfigurationError, StoreUnavailable, SchemaMismatch or BrokerUnavailable when it cannot start.
+    """
+    times = _times(settings)
+    vault = Vault.from_settings(settings)
+    _allow_many_sockets()
+    async with AsyncExitStack() as stack:
+        telemetry = stack.enter_context(open_telemetry(settings, "hookhare-dispatcher"))
+        store = await stack.enter_async_context(open_store(settings))
+        await store.check()
+        broker = await stack.enter_async_context(open_broker(settings))
+        heartbeat = await Heartbeat(store, times).start()
+        stack.push_async_callback(heartbeat.retire)
+        port = await stack.enter_async_context(
+            serve_health(
+                host=settings.dispatcher_host,
+                port=settings.dispatcher_port,
+                store=store,
+                broker=broker,
+                heartbeat=heartbeat,
+                telemetry=telemetry,
+                timeout_s=settings.broker_timeout_s,
+            )
+        )
+        failed = await stack.enter_async_context(_parts(settings, store, broker, vault, heartbeat, telemetry))
+        log.info("dispatcher.started", incarnation=str(heartbeat.incarnation), port=port)
+        yield Dispatcher(heartbeat.incarnation, port, failed)
+        log.info("dispatcher.stopping", incarnation=str(heartbeat.incarnation))
+
+
+@asynccontextmanager
+async def _parts(
+    settings: Settings, store: Store, broker: Broker, vault: Vault, heartbeat: Heartbeat, telemetry: Telemetry
+) -> AsyncIterator[asyncio.Future[None]]:
+    """The parts, wired and running; at exit, drained."""
+    index = SubscriptionIndex(vault)
+    lanes = Lanes(
+        max_in_hand=settings.max_in_hand,
+        max_in_hand_bytes=settings.max_in_hand_bytes,
+        endpoint_max_in_flight=settings.endpoint_max_in_flight,
+    )
+    hints = Hints(broker, store, telemetry, timeout_s=settings.broker_timeout_s, batch_rows=settings.batch_rows)
+    settlement = Settlement(
+        store, lanes, hints, telemetry, incarnation=heartbeat.incarnation, batch_rows=settings.batch_rows
+    )
+    claims = Claims(store, index, heartbeat)
+    feeder = Feeder(store, claims, index, lanes, heartbeat, settings)
+    lanes.on_room = feeder.nudge
+    reconciler = Reconciler(store, claims, lanes, settlement, hints, heartbeat, telemetry, settings)
+    upkeep = Upkeep(store, lanes, heartbeat, telemetry, settings)
+    admission = Admission(store, broker, index, lanes, heartbeat, telemetry, settings)
+    due = Due(broker, claims, index, lanes, settlement, settings)
+    keeper = Keeper(store, telemetry)
+    async with store.connection() as connection:
+        await index.refresh(connection)
+    async with open_egress(settings) as egress:
+        lanes.start(Deliverer(index, egress, heartbeat, settlement, telemetry).deliver)
+        async with AsyncExitStack() as consumers:
+            events = await consumers.enter_async_context(broker.consume(Queue.EVENTS, prefetch=settings.prefetch))
+            work = await consumers.enter_async_context(broker.consume(Queue.WORK, prefetch=settings.prefetch))
+            dead = await consumers.enter_async_context(broker.consume(Queue.DEAD_LETTERS, prefetch=_KEEPER_PREFETCH))
+            unrouted = await consumers.enter_async_context(broker.consume(Queue.UNROUTED, prefetch=_KEEPER_PREFETCH))
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            takers = [
+                _watch(failed, admission.run(events)),
+                _watch(failed, due.run(work)),
+                _watch(failed, keeper.run(dead, Queue.DEAD_LETTERS)),
+                _watch(failed, keeper.run(unrouted, Queue.UNROUTED)),
+                _watch(failed, feeder.run()),
+                _watch(failed, reconciler.run()),
+                _watch(failed, upkeep.run_replays()),
+                _watch(failed, upkeep.run_maintenance()),
+                _watch(failed, upkeep.run_gauges()),
+            ]
+            finishers = [_watch(failed, settlement.run()), _watch(failed, heartbeat.run())]
+            try:
+                yield failed
+            finally:
+                await _cancel(takers)
+        await _drain(settings, lanes, settlement, hints, finishers[0])
+        await feeder.release()
+        await _cancel(finishers)
+
+
+async def _drain(
+    settings: Settings, lanes: Lanes, settlement: Settlement, hints: Hints, settling: asyncio.Task[None]
+) -> None:
+    for claim in lanes.take_waiting():
+        settlement.add(Outcome(claim, Held("the dispatcher stopped"), None))
+    await lanes.finish(limit_s=settings.drain_s)
+    settlement.stop()
+    done, _ = await asyncio.wait([settling], timeout=settings.settle_allowance_s)
+    if not done:
+        log.error("dispatcher.not_settled", outcomes=len(lanes.in_hand))  # as after a crash, the reconciler holds them
+    await hints.finish(limit_s=settings.broker_timeout_s)
+
+
+def _watch(failed: asyncio.Future[None], part: Awaitable[None]) -> asyncio.Task[None]:
+    """Run a part; its crash is the dispatcher's: a new process begins from the rows."""
+
+    async def run() -> None:
+        try:
+            await part
+        except Exception as error:
+            log.exception("dispatcher.part_failed")
+            if not failed.done():
+                failed.set_exception(error)
+                failed.exception()  # seen, also when nobody awaits it any more
+
+    return asyncio.create_task(run())
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _times(settings: Settings) -> Times:
+    times = Times(
+        heartbeat_s=settings.heartbeat_s,
+        renewal_s=settings.renewal_timeout_s,
+        margin_s=settings.begin_margin_s,
+        liveness_s=settings.liveness_s,
+        wait_s=settings.max_wait_in_hand_s,
+        longest_deadline_s=LONGEST_TIMEOUT_S,
+        settle_s=settings.settle_allowance_s,
+        claim_cap_s=settings.claim_cap_s,
+    )
+    problems = contradictions(times)
+    if problems:
+        raise ConfigurationError("; ".join(f"{problem.field} {problem.message}" for problem in problems))
+    return times
+
+
+def _allow_many_sockets() -> None:
+    """One file descriptor for each POST under way: the usual soft limit of 1,024 is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _SOCKETS if hard == resource.RLIM_INFINITY else min(_SOCKETS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,83 @@
+"""Claims on deliveries that are stored already: due ones by their work item, held ones by the feeder."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+
+from dispatcher.clock import boot_s
+from dispatcher.core.settle import Claimed
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.index import SubscriptionIndex
+from dispatcher.lanes import Claim
+from infra.store import statements as sql
+from infra.store.store import Store
+from schemas.work import WorkItem
+
+
+class Claims:
+    """Claims for one incarnation. The index is made current in the same transaction."""
+
+    def __init__(self, store: Store, index: SubscriptionIndex, heartbeat: Heartbeat) -> None:
+        self._store = store
+        self._index = index
+        self._heartbeat = heartbeat
+
+    async def due(self, items: Sequence[WorkItem]) -> list[Claim]:
+        """Claim what these work items say is due. An item whose row has moved on claims nothing. Raises StoreError."""
+        unique = {(item.delivery, item.cycle, item.attempt) for item in items}
+        ordered = sorted(unique)
+        return await self._claim(
+            sql.CLAIM_DUE,
+            [delivery for delivery, _, _ in ordered],
+            [cycle for _, cycle, _ in ordered],
+            [attempt for _, _, attempt in ordered],
+            ordered[0][0],
+            ordered[-1][0],
+        )
+
+    async def held(self, subscription: UUID, limit: int) -> list[Claim]:
+        """Claim from the backlog of an endpoint whose lease this dispatcher holds. Raises StoreError."""
+        return await self._claim(sql.CLAIM_HELD, subscription, limit)
+
+    async def lost(self, known: set[UUID], *, age_s: float) -> list[Claim]:
+        """Claims of ours that are older than `age_s` and not among `known`: their commit's answer was lost."""
+        async with self._store.connection() as connection:
+            rows = await connection.fetch(sql.CLAIMS_OF, self._heartbeat.incarnation, age_s)
+            return await _with_events(connection, [row for row in rows if row["id"] not in known], boot_s())
+
+    async def _claim(self, statement: str, *arguments: object) -> list[Claim]:
+        claimed_s = boot_s()
+        times = self._heartbeat.times
+        async with self._store.transaction() as connection:
+            await self._index.refresh(connection)
+            rows = await connection.fetch(
+                statement, self._heartbeat.incarnation, times.liveness_s - times.margin_s, *arguments
+            )
+            return await _with_events(connection, rows, claimed_s)
+
+
+async def _with_events(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record], claimed_s: float) -> list[Claim]:
+    if not rows:
+        return []
+    events = sorted({row["event_id"] for row in rows})
+    found = {
+        event["id"]: event for event in await connection.fetch(sql.EVENTS_OF_CLAIMS, events, events[0], events[-1])
+    }
+    claims = []
+    for row in sorted(rows, key=lambda row: row["id"]):
+        event = found[row["event_id"]]  # in the same day's partition as its delivery: they are dropped together
+        claims.append(
+            Claim(
+                delivery=row["id"],
+                event=row["event_id"],
+                subscription=row["subscription_id"],
+                held=Claimed(cycle=row["cycle"], attempt=row["attempts"] + 1, fence=row["fence"]),
+                claimed_s=claimed_s,
+                event_type=event["type"],
+                event_time=event["time"],
+                data=event["data"],
+                traceparent=event["traceparent"],
+            )
+        )
+    return claims

@@ -1,0 +1,132 @@
+"""Every subscription, compiled, in memory: what an event matches, and how each endpoint is reached.
+
+The version in the database says whether this is current. Admission asks inside its own transaction, where the version
+cannot move (`share_subscriptions`), so an event published after a subscription's 201 reaches it, always.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from uuid import UUID
+
+import asyncpg
+import orjson
+import structlog
+from pydantic import TypeAdapter
+
+from dispatcher.core.topics import TopicIndex
+from infra.crypto import Vault
+from schemas.errors import SecretUnreadable
+from schemas.signatures import SigningKey, parse_secret
+from schemas.subscriptions import RetryPolicy, State, decode_secrets
+
+log = structlog.get_logger(__name__)
+
+_CHANGED = """
+SELECT id, tenant, url, event_types, state, timeout_s, retry_policy, headers, secrets, deleted_at, version
+FROM subscriptions WHERE version > $1 AND ($1 > 0 OR deleted_at IS NULL) ORDER BY version
+"""
+_VERSION = "SELECT version FROM subscription_version"
+UNDECRYPTABLE = "its secrets cannot be decrypted with the configured keys"
+
+_policies: TypeAdapter[RetryPolicy] = TypeAdapter(RetryPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A subscription as the dispatcher uses it. `blocked` says why nothing may be sent to it now, None when it may."""
+
+    id: UUID
+    tenant: str
+    url: str
+    patterns: tuple[str, ...]
+    timeout_s: int
+    policy: RetryPolicy
+    headers: Mapping[str, str]
+    keys: tuple[tuple[SigningKey, datetime | None], ...]
+    blocked: str | None
+
+    def keys_at(self, now: datetime) -> list[SigningKey]:
+        """The keys that sign at `now`: during a rotation, the old ones until they expire."""
+        return [key for key, expires_at in self.keys if expires_at is None or expires_at > now]
+
+
+class SubscriptionIndex:
+    """The compiled subscriptions of all tenants. `refresh` before use; then every look-up is in memory."""
+
+    def __init__(self, vault: Vault) -> None:
+        self.version = 0
+        self._vault = vault
+        self._endpoints: dict[UUID, Endpoint] = {}
+        self._topics: dict[str, TopicIndex[UUID]] = {}
+        self._refreshing = asyncio.Lock()
+
+    def get(self, subscription: UUID) -> Endpoint | None:
+        """The endpoint, or None when its subscription was deleted."""
+        return self._endpoints.get(subscription)
+
+    def match(self, tenant: str, event_type: str) -> Iterator[Endpoint]:
+        """Every endpoint of the tenant that wants this type and is not disabled, in order of id."""
+        topics = self._topics.get(tenant)
+        if topics is not None:
+            for subscription in sorted(topics.match(event_type)):
+                yield self._endpoints[subscription]
+
+    async def refresh(self, connection: asyncpg.Connection) -> None:
+        """Read what has changed, if anything has. One small statement when nothing has."""
+        version = await connection.fetchval(_VERSION)
+        if version <= self.version:
+            return
+        async with self._refreshing:  # an older answer must not be applied over a newer one
+            for row in await connection.fetch(_CHANGED, self.version):
+                self._apply(row)
+            self.version = max(self.version, version)
+
+    def _apply(self, row: asyncpg.Record) -> None:
+        self._forget(row["id"])
+        if row["deleted_at"] is not None:
+            return
+        endpoint = self._compile(row)
+        self._endpoints[endpoint.id] = endpoint
+        if row["state"] != State.DISABLED:
+            topics = self._topics.setdefault(endpoint.tenant, TopicIndex())
+            for pattern in endpoint.patterns:
+                topics.add(pattern, endpoint.id)
+
+    def _forget(self, subscription: UUID) -> None:
+        known = self._endpoints.pop(subscription, None)
+        if known is not None and known.tenant in self._topics:
+            for pattern in known.patterns:
+                self._topics[known.tenant].remove(pattern, subscription)
+
+    def _compile(self, row: asyncpg.Record) -> Endpoint:
+        blocked = None if row["state"] == State.ENABLED else f"the subscription is {row['state']}"
+        keys: Iterable[tuple[SigningKey, datetime | None]] = ()
+        headers: Mapping[str, str] = {}
+        try:
+            secrets = decode_secrets(self._vault.decrypt(row["secrets"]))
+            keys = [(parse_secret(secret.text), secret.expires_at) for secret in secrets]
+            if row["headers"] is not None:
+                headers = orjson.loads(self._vault.decrypt(row["headers"]))
+        except SecretUnreadable:
+            blocked = blocked or UNDECRYPTABLE
+            log.warning("subscription.undecryptable", subscription=str(row["id"]))
+        return Endpoint(
+            id=row["id"],
+            tenant=row["tenant"],
+            url=row["url"],
+            patterns=tuple(row["event_types"]),
+            timeout_s=row["timeout_s"],
+            policy=_policy(orjson.dumps(row["retry_policy"])),
+            headers=headers,
+            keys=tuple(keys),
+            blocked=blocked,
+        )
+
+
+@lru_cache(maxsize=1024)
+def _policy(text: bytes) -> RetryPolicy:
+    """One object for each distinct policy: most of 100,000 subscriptions have the default one."""
+    return _policies.validate_json(text)

@@ -1,0 +1,148 @@
+"""The work in hand: claimed deliveries, each in its endpoint's lane, POSTed a few at a time.
+
+Bounded in deliveries and in bytes. A place is taken when a delivery is to be claimed (`place`) and given back when its
+outcome is committed (`done`), so a database that is away fills the hands and stops the taking.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from dispatcher.core.gate import FULL, Attempt, Hold, decide, fair_share
+from dispatcher.core.settle import Claimed
+from dispatcher.index import Endpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """A delivery that this dispatcher has claimed, with what its POST needs.
+
+    `claimed_s` is the boot time from before the claiming statement was sent.
+    """
+
+    delivery: UUID
+    event: UUID
+    subscription: UUID
+    held: Claimed
+    claimed_s: float
+    event_type: str
+    event_time: datetime
+    data: bytes
+    traceparent: str | None
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    in_hand: int = 0
+    workers: int = 0
+    waiting: deque[Claim] = field(default_factory=deque)
+
+
+class Lanes:
+    """Places for `max_in_hand` deliveries and `max_in_hand_bytes` of event data; `deliver` makes one attempt."""
+
+    def __init__(self, *, max_in_hand: int, max_in_hand_bytes: int, endpoint_max_in_flight: int) -> None:
+        self.free = max_in_hand
+        self.free_bytes = max_in_hand_bytes
+        self.held: set[UUID] = set()  # endpoints whose mode is held, as far as we know
+        self.in_hand: dict[UUID, Claim] = {}
+        self.on_room: Callable[[UUID], None] = lambda _: None
+        self._max_in_flight = endpoint_max_in_flight
+        self._lanes: dict[UUID, _Lane] = {}
+        self._workers: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._deliver: Callable[[Claim], Awaitable[None]] | None = None
+
+    def start(self, deliver: Callable[[Claim], Awaitable[None]]) -> None:
+        """Say what makes an attempt; before the first `submit`."""
+        self._deliver = deliver
+
+    def gate(self, endpoint: Endpoint, size_bytes: int) -> Attempt | Hold:
+        """Whether one more delivery to this endpoint may be taken in hand now."""
+        if self.free_bytes < size_bytes:
+            return FULL
+        return decide(
+            blocked=endpoint.blocked,
+            held=endpoint.id in self.held,
+            in_hand=self.in_hand_of(endpoint.id),
+            free=self.free,
+        )
+
+    def in_hand_of(self, subscription: UUID) -> int:
+        """How many deliveries to this endpoint are in hand."""
+        lane = self._lanes.get(subscription)
+        return lane.in_hand if lane else 0
+
+    def room_of(self, subscription: UUID) -> int:
+        """How many more deliveries this endpoint's backlog may send here."""
+        return max(0, fair_share(self.free) - self.in_hand_of(subscription))
+
+    def place(self, subscription: UUID, size_bytes: int) -> None:
+        """Take a place for a delivery that is about to be claimed."""
+        self._lanes.setdefault(subscription, _Lane()).in_hand += 1
+        self.free -= 1
+        self.free_bytes -= size_bytes
+
+    def give_back(self, subscription: UUID, size_bytes: int) -> None:
+        """Give a place back: its delivery was not claimed after all, or its outcome is committed."""
+        lane = self._lanes[subscription]
+        lane.in_hand -= 1
+        self.free += 1
+        self.free_bytes += size_bytes
+        if not lane.in_hand:
+            del self._lanes[subscription]
+        self._room.set()
+        if subscription in self.held:
+            self.on_room(subscription)
+
+    def submit(self, claim: Claim) -> None:
+        """Hand over a claimed delivery, its place taken before."""
+        self.in_hand[claim.delivery] = claim
+        lane = self._lanes[claim.subscription]
+        lane.waiting.append(claim)
+        if lane.workers < self._max_in_flight:
+            lane.workers += 1
+            worker = asyncio.create_task(self._work(lane))
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    def done(self, claim: Claim) -> None:
+        """The outcome is committed."""
+        if self.in_hand.get(claim.delivery) is claim:
+            del self.in_hand[claim.delivery]
+        self.give_back(claim.subscription, len(claim.data))
+
+    async def room(self) -> None:
+        """Wait until there is a free place and free bytes."""
+        while self.free <= 0 or self.free_bytes <= 0:
+            self._room.clear()
+            await self._room.wait()
+
+    def take_waiting(self) -> list[Claim]:
+        """Everything whose POST has not begun, taken out of the lanes: a stopping dispatcher holds it."""
+        waiting = [claim for lane in self._lanes.values() for claim in lane.waiting]
+        for lane in self._lanes.values():
+            lane.waiting.clear()
+        return waiting
+
+    async def finish(self, *, limit_s: float) -> None:
+        """Wait for the POSTs under way; after `limit_s` seconds interrupt them."""
+        if not self._workers:
+            return
+        _, late = await asyncio.wait(self._workers, timeout=limit_s)
+        for worker in late:
+            worker.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    async def _work(self, lane: _Lane) -> None:
+        # One task delivers several in a row: a task for each costs more than the hand-over (asyncio, 10 µs).
+        assert self._deliver is not None
+        try:
+            while lane.waiting:
+                await self._deliver(lane.waiting.popleft())
+        finally:
+            lane.workers -= 1

@@ -1,0 +1,145 @@
+"""The reconciler: whatever hint, claim or lease was lost, it acts instead, a little later.
+
+Every pass is a handful of idempotent updates over the rows alone; none needs the broker's state. Judging another
+dispatcher dead is for one that has itself renewed without a gap for the liveness time: after an outage of the database
+everybody's heartbeat is old.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+import structlog
+from infra.telemetry import Telemetry
+from uuid_utils.compat import uuid7
+
+from dispatcher.claims import Claims
+from dispatcher.core.conclude import Held
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.hints import Hints
+from dispatcher.lanes import Lanes
+from dispatcher.settlement import Outcome, Settlement
+from infra.settings import Settings
+from infra.store import statements as sql
+from infra.store.store import Store
+from schemas.deliveries import Status
+from schemas.errors import StoreError
+
+log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """Runs its passes on every dispatcher; the passes skip rows that another one is working on."""
+
+    def __init__(
+        self,
+        store: Store,
+        claims: Claims,
+        lanes: Lanes,
+        settlement: Settlement,
+        hints: Hints,
+        heartbeat: Heartbeat,
+        telemetry: Telemetry,
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._claims = claims
+        self._lanes = lanes
+        self._settlement = settlement
+        self._hints = hints
+        self._heartbeat = heartbeat
+        self._telemetry = telemetry
+        self._settings = settings
+
+    async def run(self) -> None:
+        """Reconcile for ever: what is found by a small index once a period, what takes a scan once a grace."""
+        loop = asyncio.get_running_loop()
+        scan_at = loop.time()
+        while True:
+            await asyncio.sleep(self._settings.reconcile_period_s)
+            try:
+                await self.reconcile()
+                if loop.time() >= scan_at:
+                    await self.scan()
+                    scan_at = loop.time() + self._settings.reconcile_grace_s
+            except StoreError as error:
+                log.warning("reconciler.retry", error=str(error))
+
+    async def reconcile(self) -> None:
+        """Lost claims, dead dispatchers, lost hints, unpublished dead letters. Raises StoreError."""
+        await self._hold_lost_claims()
+        await self._judge()
+        await self._hold_overdue()
+        await self._hints.publish_dead_letters()
+
+    async def scan(self) -> None:
+        """What only a crash between two transactions of an operator's action can leave. Raises StoreError."""
+        await self._end_orphaned()
+        await self._hold_open_backlogs()
+
+    async def _hold_lost_claims(self) -> None:
+        """Claims of ours that are not in hand: the answer to their commit was lost."""
+        age_s = 2 * self._settings.database_timeout_s
+        lost = await self._claims.lost(set(self._lanes.in_hand), age_s=age_s)
+        for claim in lost:
+            if claim.delivery not in self._lanes.in_hand:
+                self._lanes.place(claim.subscription, len(claim.data))
+                self._settlement.add(Outcome(claim, Held("the answer to its claim was lost"), None))
+        self._count("lost_claims", len(lost))
+
+    async def _judge(self) -> None:
+        """Free the claims and leases of the dead."""
+        liveness_s = self._heartbeat.times.liveness_s
+        async with self._store.transaction() as connection:
+            if await connection.fetchval(sql.MAY_JUDGE, self._heartbeat.incarnation, liveness_s) is None:
+                return
+            leases = await connection.fetch(sql.FREE_DEAD_LEASES, liveness_s)
+        async with self._store.transaction() as connection:
+            freed = await connection.fetch(
+                sql.FREE_DEAD_CLAIMS, liveness_s, self._heartbeat.times.claim_cap_s, self._settings.batch_rows
+            )
+        await self._hold_endpoints({row["subscription_id"] for row in freed if row["status"] == Status.HELD})
+        self._count("dead_leases", len(leases))
+        self._count("dead_claims", len(freed))
+
+    async def _hold_overdue(self) -> None:
+        """Retries whose hint is late beyond the grace: with a wiped broker, all of them."""
+        async with self._store.transaction() as connection:
+            overdue = await connection.fetch(
+                sql.HOLD_OVERDUE, self._settings.reconcile_grace_s, self._settings.batch_rows
+            )
+        await self._hold_endpoints({row["subscription_id"] for row in overdue})
+        self._count("overdue_retries", len(overdue))
+
+    async def _end_orphaned(self) -> None:
+        """Waiting rows of subscriptions that are disabled or deleted."""
+        async with self._store.transaction() as connection:
+            ended = await connection.fetch(sql.END_ORPHANED, self._settings.batch_rows)
+            dead = sorted(row["id"] for row in ended if row["status"] == Status.DEAD)
+            if dead:
+                await connection.execute(sql.INSERT_DEAD_LETTERS, [uuid7() for _ in dead], dead, dead[0], dead[-1])
+        self._count("orphaned", len(ended))
+
+    async def _hold_open_backlogs(self) -> None:
+        """Held rows behind an open endpoint: nobody would feed them."""
+        async with self._store.connection() as connection:
+            rows = await connection.fetch(sql.OPEN_WITH_BACKLOG)
+        await self._hold_endpoints({row["id"] for row in rows})
+        self._count("open_backlogs", len(rows))
+
+    async def _hold_endpoints(self, subscriptions: set[UUID]) -> None:
+        if subscriptions:
+            async with self._store.transaction() as connection:
+                await hold_endpoints(connection, sorted(subscriptions))
+
+    def _count(self, what: str, number: int) -> None:
+        if number:
+            self._telemetry.metrics.reconciled.add(number, {"what": what})
+            log.warning("reconciled", what=what, number=number)
+
+
+async def hold_endpoints(connection: asyncpg.Connection, subscriptions: Sequence[UUID]) -> None:
+    """Set the mode of these endpoints (in order of id) to held, under the lock that closes the feeder's race."""
+    await connection.execute(sql.LOCK_ENDPOINTS, subscriptions)
+    await connection.execute(sql.HOLD_ENDPOINTS, subscriptions)

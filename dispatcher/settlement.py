@@ -1,0 +1,299 @@
+"""Settlement: outcomes are committed in groups, first; then the hints are published.
+
+An outcome is kept until it is committed, however long the database is away: forgetting it would be a crash. Its place
+in hand is given back only then, so the waiting outcomes are as bounded as the work in hand. A hint that cannot be
+published is left to the reconciler.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import perf_counter
+from uuid import UUID
+
+import asyncpg
+import structlog
+from infra.telemetry import Telemetry
+from uuid_utils.compat import uuid7
+
+from dispatcher.clock import wall
+from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
+from dispatcher.core.settle import Row, Settled, is_awaiting_hint, settle
+from dispatcher.hints import Hints
+from dispatcher.lanes import Claim, Lanes
+from infra.broker.ladder import rung_ms
+from infra.store import statements as sql
+from infra.store import subscriptions
+from infra.store.store import Store
+from schemas.deliveries import Answered, AttemptResult, NoAnswer, Status
+from schemas.errors import StoreError
+from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, key_time, public_id
+from schemas.work import WorkItem
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_PAUSE_S = 2.0
+_REASON_LENGTH = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempted:
+    """A POST that was made. `id` is made once, so that a repeated commit records it once."""
+
+    id: UUID
+    started_at: datetime
+    result: AttemptResult
+    url: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What became of a claim; `attempted` is None when no POST began."""
+
+    claim: Claim
+    verdict: Verdict
+    attempted: Attempted | None
+
+
+class Settlement:
+    """Commits outcomes until `stop` is called and nothing is left."""
+
+    def __init__(
+        self, store: Store, lanes: Lanes, hints: Hints, telemetry: Telemetry, *, incarnation: UUID, batch_rows: int
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._hints = hints
+        self._telemetry = telemetry
+        self._incarnation = incarnation
+        self._batch_rows = batch_rows
+        self._waiting: list[Outcome] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def add(self, outcome: Outcome) -> None:
+        """Take an outcome; it will be committed."""
+        self._waiting.append(outcome)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End `run` once everything is committed."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit whatever has gathered while the last commit was under way; idle outcomes never wait for a timer."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._batch_rows], self._waiting[self._batch_rows :]
+                await self._settle(batch)
+            if self._stopping:
+                return
+
+    async def _settle(self, batch: Sequence[Outcome]) -> None:
+        """Commit a batch, again and again until it is; one that the database cannot take does not keep others back."""
+        pause_s = 0.05
+        while True:
+            began = perf_counter()
+            try:
+                settled = await self._commit(batch)
+                break
+            except StoreError as error:
+                log.warning("settlement.retry", outcomes=len(batch), error=str(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            except Exception:
+                log.exception("settlement.failed", outcomes=len(batch))
+                if len(batch) == 1:
+                    await asyncio.sleep(_LONGEST_PAUSE_S)
+                    batch = [_without_details(batch[0])]
+                    continue
+                for outcome in batch:
+                    await self._settle([outcome])
+                return
+        self._telemetry.metrics.settle_s.record(perf_counter() - began)
+        self._conclude(batch, settled)
+        for outcome in batch:
+            if isinstance(outcome.verdict, Dead) and outcome.verdict.disables:
+                await self._disable(outcome)
+
+    def _conclude(self, batch: Sequence[Outcome], settled: Sequence[Settled]) -> None:
+        """After the commit: hints go out, places are given back, and the attempt is told."""
+        due, dead = [], []
+        for outcome, result in zip(batch, settled, strict=True):
+            claim = outcome.claim
+            if isinstance(outcome.verdict, RetryIn) and is_awaiting_hint(result.row, claim.held):
+                not_before = wall() + timedelta(seconds=outcome.verdict.delay_s)
+                item = WorkItem(
+                    claim.delivery, claim.held.cycle, claim.held.attempt + 1, int(not_before.timestamp() * 1000)
+                )
+                due.append((item, outcome.verdict.delay_s))
+            if isinstance(outcome.verdict, Dead) and result.row.status is Status.DEAD:
+                dead.append(claim.delivery)
+            if isinstance(outcome.verdict, Held):
+                self._lanes.held.add(claim.subscription)
+            self._lanes.done(claim)
+            self._tell(outcome, superseded=result.superseded)
+        self._hints.publish(due, dead)
+
+    async def _commit(self, batch: Sequence[Outcome]) -> list[Settled]:
+        async with self._store.transaction() as connection:
+            held = sorted({o.claim.subscription for o in batch if isinstance(o.verdict, Held)})
+            if held:
+                await connection.execute(sql.LOCK_ENDPOINTS, held)
+                await connection.execute(sql.HOLD_ENDPOINTS, held)
+            ids = sorted({outcome.claim.delivery for outcome in batch})
+            rows = {
+                record["id"]: Row(
+                    Status(record["status"]),
+                    record["cycle"],
+                    record["attempts"],
+                    record["fence"],
+                    record["claimed"],
+                    record["reason"],
+                )
+                for record in await connection.fetch(sql.LOCK_DELIVERIES, ids, ids[0], ids[-1])
+            }
+            before = dict(rows)
+            settled = []
+            for outcome in batch:
+                result = settle(rows.get(outcome.claim.delivery, _GONE), outcome.claim.held, outcome.verdict)
+                if outcome.claim.delivery in rows:
+                    rows[outcome.claim.delivery] = result.row
+                settled.append(result)
+            await _write_rows(connection, {key: row for key, row in rows.items() if row != before[key]})
+            await self._write_attempts(connection, batch, settled)
+            return settled
+
+    async def _write_attempts(
+        self, connection: asyncpg.Connection, batch: Sequence[Outcome], settled: Sequence[Settled]
+    ) -> None:
+        records = [
+            _attempt_record(outcome, outcome.attempted, result.superseded, self._incarnation)
+            for outcome, result in zip(batch, settled, strict=True)
+            if outcome.attempted is not None
+        ]
+        if records:
+            await connection.execute(sql.INSERT_ATTEMPTS, *map(list, zip(*records, strict=True)))
+
+    async def _disable(self, outcome: Outcome) -> None:
+        """410 Gone. A crash before this is mended by the next delivery's 410."""
+        assert isinstance(outcome.verdict, Dead)
+        try:
+            async with self._store.transaction() as connection:
+                await subscriptions.disable(connection, outcome.claim.subscription, reason=outcome.verdict.reason)
+        except StoreError as error:
+            log.warning("subscription.not_disabled", subscription=str(outcome.claim.subscription), error=str(error))
+        else:
+            log.warning(
+                "subscription.disabled",
+                subscription=public_id(SUBSCRIPTION, outcome.claim.subscription),
+                reason=outcome.verdict.reason,
+            )
+
+    def _tell(self, outcome: Outcome, *, superseded: bool) -> None:
+        """The one wide line of an attempt, and what is counted of it."""
+        if outcome.attempted is None:
+            return
+        claim, attempted, verdict = outcome.claim, outcome.attempted, outcome.verdict
+        result = attempted.result
+        kind = _kind(verdict)
+        metrics = self._telemetry.metrics
+        metrics.attempts.add(1, {"outcome": kind})
+        metrics.attempt_s.record(result.duration_ms / 1000)
+        if isinstance(verdict, Delivered) and not superseded:
+            metrics.end_to_end_s.record((wall() - key_time(claim.event)).total_seconds())
+        log.info(
+            "delivery.attempted",
+            delivery=public_id(DELIVERY, claim.delivery),
+            event=public_id(EVENT, claim.event),
+            subscription=public_id(SUBSCRIPTION, claim.subscription),
+            event_type=claim.event_type,
+            cycle=claim.held.cycle,
+            attempt=claim.held.attempt,
+            outcome=kind,
+            superseded=superseded,
+            status_code=result.status if isinstance(result, Answered) else None,
+            reason=None if isinstance(verdict, Delivered) else verdict.reason,
+            retry_in_s=round(verdict.delay_s, 3) if isinstance(verdict, RetryIn) else None,
+            duration_ms=result.duration_ms,
+            remote_address=result.remote_address,
+        )
+
+
+# A delivery whose row is gone with its partition: nothing applies to it.
+_GONE = Row(Status.CANCELED, cycle=-1, attempts=0, fence=-1, claimed=False)
+
+
+async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> None:
+    if not rows:
+        return
+    ids = sorted(rows)
+    changed = [rows[key] for key in ids]
+    delays = [row.delay_s if row.status is Status.RETRYING else None for row in changed]
+    await connection.execute(
+        sql.UPDATE_DELIVERIES,
+        ids,
+        [row.status for row in changed],
+        [row.reason and _storable(row.reason) for row in changed],
+        [row.attempts for row in changed],
+        delays,
+        [None if delay is None else rung_ms(delay) / 1000 for delay in delays],
+        [row.claimed for row in changed],
+        ids[0],
+        ids[-1],
+    )
+    dead = [key for key in ids if rows[key].status is Status.DEAD]
+    if dead:
+        await connection.execute(sql.INSERT_DEAD_LETTERS, [uuid7() for _ in dead], dead, dead[0], dead[-1])
+
+
+def _attempt_record(outcome: Outcome, attempted: Attempted, superseded: bool, incarnation: UUID) -> tuple[object, ...]:
+    verdict, held = outcome.verdict, outcome.claim.held
+    match attempted.result:
+        case Answered(status=status, body=body):
+            failure = None
+        case NoAnswer(failure=failure):
+            status = body = None
+    return (
+        attempted.id,
+        outcome.claim.delivery,
+        held.cycle,
+        held.attempt,
+        attempted.started_at,
+        attempted.result.duration_ms,
+        _kind(verdict),
+        superseded,
+        status,
+        failure,
+        None if isinstance(verdict, Delivered) else _storable(verdict.reason),
+        body,
+        attempted.result.remote_address,
+        attempted.url,
+        incarnation,
+    )
+
+
+def _kind(verdict: Verdict) -> str:
+    match verdict:
+        case Delivered():
+            return "delivered"
+        case RetryIn():
+            return "retry"
+        case Dead():
+            return "dead"
+        case Held():
+            return "held"
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL's text holds no NUL; what an endpoint sends may hold anything."""
+    return text.replace("\x00", "\ufffd")[:_REASON_LENGTH]
+
+
+def _without_details(outcome: Outcome) -> Outcome:
+    """The same outcome without what the endpoint sent, for a database that refuses to store that."""
+    return Outcome(outcome.claim, outcome.verdict, None)

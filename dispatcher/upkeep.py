@@ -1,0 +1,89 @@
+"""Upkeep: replays asked for, partitions and old keys, and what the gauges show."""
+
+import asyncio
+
+import structlog
+from infra.telemetry import Telemetry
+
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.lanes import Lanes
+from infra.settings import Settings
+from infra.store import partitions, replays
+from infra.store import statements as sql
+from infra.store.store import Store
+from schemas.errors import StoreError
+
+log = structlog.get_logger(__name__)
+
+_FORGET_AFTER_LIVES = 100  # a dead dispatcher's row is kept for so many liveness times, to be looked at
+_KEYS_AT_ONCE = 5000
+_GAUGE_PERIOD_S = 5.0
+
+
+class Upkeep:
+    """What has to be done now and then, by whichever dispatcher comes first."""
+
+    def __init__(
+        self, store: Store, lanes: Lanes, heartbeat: Heartbeat, telemetry: Telemetry, settings: Settings
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._heartbeat = heartbeat
+        self._telemetry = telemetry
+        self._settings = settings
+
+    async def run_replays(self) -> None:
+        """Work through running replays a batch at a time; look for new ones once in the feeder's period."""
+        while True:
+            busy = False
+            try:
+                async with self._store.transaction() as connection:
+                    busy = await replays.advance(connection, batch=self._settings.batch_rows)
+            except StoreError as error:
+                log.warning("replays.retry", error=str(error))
+            if not busy:
+                await asyncio.sleep(self._settings.feeder_period_s)
+
+    async def run_maintenance(self) -> None:
+        """Partitions ahead, retention, old keys, old dispatchers; at once and then once a period."""
+        while True:
+            try:
+                await self._maintain()
+            except StoreError as error:
+                log.warning("maintenance.retry", error=str(error))
+                await asyncio.sleep(self._settings.reconcile_period_s)
+            else:
+                await asyncio.sleep(self._settings.maintenance_period_s)
+
+    async def run_gauges(self) -> None:
+        """Look at the backlog now and then for the gauges."""
+        while True:
+            try:
+                async with self._store.connection() as connection:
+                    view = await connection.fetchrow(sql.BACKLOG_VIEW)
+            except StoreError:
+                view = None  # the gauges keep what they showed; the heartbeat logs the outage
+            if view is not None:
+                gauges = self._telemetry.gauges
+                gauges.deliveries_held = view["held"]
+                gauges.deliveries_retrying = view["retrying"]
+                gauges.oldest_pending_s = view["oldest_pending_s"] or 0.0
+                gauges.in_hand = len(self._lanes.in_hand)
+            await asyncio.sleep(_GAUGE_PERIOD_S)
+
+    async def _maintain(self) -> None:
+        settings = self._settings
+        async with self._store.transaction() as connection:
+            await partitions.keep_partitions(
+                connection,
+                today=await partitions.today(connection),
+                ahead_days=settings.partitions_ahead_days,
+                retention_days=settings.retention_days,
+            )
+        async with self._store.connection() as connection:
+            dropped = _KEYS_AT_ONCE
+            while dropped == _KEYS_AT_ONCE:
+                dropped = await partitions.drop_old_keys(
+                    connection, window_s=settings.dedupe_window_s, limit=_KEYS_AT_ONCE
+                )
+            await connection.execute(sql.FORGET_DISPATCHERS, _FORGET_AFTER_LIVES * self._heartbeat.times.liveness_s)
