@@ -131,19 +131,24 @@ def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
 
 @asynccontextmanager
 async def _open(dsn: str, size: int, timeout_s: float) -> AsyncIterator[Store]:
+    pool = make_pool(dsn, size=size, timeout_s=timeout_s, application="hookhare")
     try:
-        pool = make_pool(dsn, size=size, timeout_s=timeout_s, application="hookhare")
-    except (ValueError, asyncpg.ClientConfigurationError) as error:
-        # The message may quote the URL, password and all.
-        raise ConfigurationError("HOOKHARE_DATABASE_URL: is not a postgresql:// URL") from error
-    try:
-        with store_errors():
-            await pool
-            async with pool.acquire(timeout=timeout_s):
-                pass
+        await _connect(pool, timeout_s)
         yield Store(pool, timeout_s=timeout_s)
     finally:
         await close_pool(pool)
+
+
+async def _connect(pool: asyncpg.Pool, timeout_s: float) -> None:
+    """Open a pool and its first connection, where every mistake in the URL shows."""
+    with store_errors():
+        try:
+            await pool
+            async with pool.acquire(timeout=timeout_s):
+                pass
+        except ValueError:  # asyncpg.ClientConfigurationError is one
+            # Without its cause: that quotes the URL, password and all.
+            raise ConfigurationError("HOOKHARE_DATABASE_URL: is not a postgresql:// URL") from None
 
 
 def make_pool(dsn: str, *, size: int, timeout_s: float, application: str) -> asyncpg.Pool:

@@ -56,7 +56,7 @@ subscription_version = Table(
     metadata,
     Column("only", Boolean, primary_key=True, server_default=text("true")),
     Column("version", BigInteger, nullable=False),
-    CheckConstraint("only", name="one_row"),
+    CheckConstraint('"only"', name="one_row"),
 )
 
 subscriptions = Table(

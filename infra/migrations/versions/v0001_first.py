@@ -191,16 +191,7 @@ STATEMENTS = (
     "CREATE INDEX queue_messages_due ON queue_messages (queue, visible_at, id)",
 )
 
-TABLES = (
-    "queue_messages, replays, dead_letters, attempts, deliveries, events, event_keys, dispatchers, subscriptions, "
-    "subscription_version, api_keys"
-)
-
 
 def upgrade() -> None:
     for statement in STATEMENTS:
         op.execute(statement)
-
-
-def downgrade() -> None:
-    op.execute(f"DROP TABLE {TABLES}")
