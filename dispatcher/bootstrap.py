@@ -37,7 +37,7 @@ from infra.egress import open_egress
 from infra.settings import Settings
 from infra.store.store import Store, open_store
 from schemas.errors import ConfigurationError
-from schemas.subscriptions import LONGEST_TIMEOUT_S
+from schemas.subscriptions import MAX_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
 
@@ -183,7 +183,7 @@ def _times(settings: Settings) -> Times:
         margin_s=settings.begin_margin_s,
         liveness_s=settings.liveness_s,
         wait_s=settings.max_wait_in_hand_s,
-        longest_deadline_s=LONGEST_TIMEOUT_S,
+        longest_deadline_s=MAX_TIMEOUT_S,
         settle_s=settings.settle_allowance_s,
         claim_cap_s=settings.claim_cap_s,
     )

@@ -253,11 +253,12 @@ async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> 
 
 def _attempt_record(outcome: Outcome, attempted: Attempted, superseded: bool, incarnation: UUID) -> tuple[object, ...]:
     verdict, held = outcome.verdict, outcome.claim.held
+    status, body, failure = None, None, None
     match attempted.result:
-        case Answered(status=status, body=body):
-            failure = None
-        case NoAnswer(failure=failure):
-            status = body = None
+        case Answered():
+            status, body = attempted.result.status, attempted.result.body
+        case NoAnswer():
+            failure = attempted.result.failure
     return (
         attempted.id,
         outcome.claim.delivery,

@@ -218,7 +218,8 @@ EventTypes = Annotated[
 Description = Annotated[str, AfterValidator(_description)]
 Headers = Annotated[dict[str, str], AfterValidator(_headers)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
-TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=60)]
+MAX_TIMEOUT_S: Final = 60
+TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=MAX_TIMEOUT_S)]
 DelaySeconds = Annotated[float, Strict(), Field(ge=0, le=MAX_DELAY_S, allow_inf_nan=False)]
 FinalStatuses = Annotated[
     tuple[Annotated[int, Strict(), Field(ge=300, le=599)], ...], Field(max_length=300), AfterValidator(_unique)

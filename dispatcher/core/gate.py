@@ -36,10 +36,11 @@ def decide(*, blocked: str | None, held: bool, in_hand: int, free: int) -> Attem
 
 
 def fair_share(free: int) -> int:
-    """How many deliveries one endpoint may have in hand while `free` places are left: a quarter of those.
+    """How many deliveries one endpoint may have in hand while `free` places are left: a sixteenth of those.
 
-    Dynamic thresholds, as in shared-memory switches (Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
-    1998): an endpoint alone may take a fifth of the whole, k hanging ones together never all of it, and nothing has to
-    be measured or remembered.
+    A dynamic threshold, as in shared-memory switches (Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
+    1998): nothing has to be measured or remembered, and what one endpoint may take shrinks as the others take more.
+    Of the 4,000 places that are the default, an endpoint alone gets 235, and 90 that hang one after the other still
+    leave places for those that are well.
     """
-    return free // 4
+    return free // 16

@@ -1,0 +1,48 @@
+"""The gate, as a truth table, and the fair share as a property."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.gate import ATTEMPT, FULL, HELD, Attempt, Hold, decide
+from infra.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("blocked", "held", "in_hand", "free", "decision"),
+    [
+        (None, False, 0, 100, ATTEMPT),
+        (None, False, 5, 100, ATTEMPT),
+        (None, False, 6, 100, FULL),
+        (None, False, 0, 15, FULL),
+        (None, True, 0, 100, HELD),
+        ("paused", False, 0, 100, Hold("paused")),
+        ("paused", True, 99, 0, Hold("paused")),
+    ],
+)
+def test_decide(blocked: str | None, held: bool, in_hand: int, free: int, decision: Attempt | Hold) -> None:
+    assert decide(blocked=blocked, held=held, in_hand=in_hand, free=free) == decision
+
+
+def fill(places: int, endpoints: int) -> list[int]:
+    """What each of so many hanging endpoints has in hand when they take what they can, one after the other."""
+    in_hand: list[int] = []
+    for _ in range(endpoints):
+        mine = 0
+        while decide(blocked=None, held=False, in_hand=mine, free=places - sum(in_hand) - mine) == ATTEMPT:
+            mine += 1
+        in_hand.append(mine)
+    return in_hand
+
+
+@given(places=st.integers(1, 10_000), endpoints=st.integers(1, 100))
+def test_no_more_is_taken_than_there_is_and_nobody_gets_more_than_who_came_before(places: int, endpoints: int) -> None:
+    in_hand = fill(places, endpoints)
+    assert sum(in_hand) <= places
+    assert in_hand == sorted(in_hand, reverse=True)
+
+
+def test_an_endpoint_alone_gets_a_seventeenth_and_ninety_that_hang_leave_room() -> None:
+    places = Settings.model_fields["max_in_hand"].default
+    assert fill(places, 1) == [235]
+    assert fill(places, 91)[-1] > 0
