@@ -1,0 +1,120 @@
+"""RabbitMQ for tests: one server for the whole run, its queues empty at the start of each test.
+
+The server is the one that HOOKHARE_TEST_AMQP_URL names, or one of `rabbit_server.py`. Without any, the tests fail and
+say what to do.
+
+Isolation goes over AMQP, so that a server of which only the URL is known serves as well. Emptying the queues takes a
+tenth of a second; making the topology anew for each test, or a vhost with one, would take a whole one.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import aiormq
+import pytest
+from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ChannelNotFoundEntity
+
+from infra.broker.base import Queue
+from infra.broker.topology import TopologyOptions, declare, topology
+from schemas.errors import ConfigurationError
+from tests.support.rabbit_server import RabbitServer, running_server
+
+URL_VARIABLE: Final = "HOOKHARE_TEST_AMQP_URL"
+
+_ANSWER_S: Final = 10
+
+
+@pytest.fixture(scope="session")
+def own_rabbit_server() -> Iterator[RabbitServer]:
+    """The server of ours that the whole run shares; started when it is first asked for."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def amqp_url(request: pytest.FixtureRequest) -> str:
+    """The URL of the RabbitMQ that the whole run shares."""
+    given = os.environ.get(URL_VARIABLE)
+    if given:
+        return given
+    server: RabbitServer = request.getfixturevalue("own_rabbit_server")
+    return server.url
+
+
+@pytest.fixture
+async def rabbit_url(amqp_url: str) -> str:
+    """A RabbitMQ with our topology as it is by default, its queues empty."""
+    await reset(amqp_url)
+    return amqp_url
+
+
+@pytest.fixture
+async def bare_rabbit_url(amqp_url: str) -> AsyncIterator[str]:
+    """A RabbitMQ without our topology: for tests that declare it with other options than the default ones."""
+    await delete_topology(amqp_url)
+    yield amqp_url
+    await delete_topology(amqp_url)
+
+
+@pytest.fixture
+async def rabbit_server(own_rabbit_server: RabbitServer) -> AsyncIterator[RabbitServer]:
+    """A server of ours that the test may stop, kill and start; with the topology as by default, its queues empty."""
+    await reset(own_rabbit_server.url)
+    yield own_rabbit_server
+    if not own_rabbit_server.running:
+        own_rabbit_server.start()
+
+
+async def reset(url: str) -> None:
+    """Make the default topology, empty. Raises when somebody still consumes: it would take the next test's messages."""
+    connection = await aiormq.connect(url)
+    try:
+        await _nobody_consumes(connection)
+        whole = topology(TopologyOptions())
+        try:
+            await declare(await connection.channel(), whole, timeout_s=_ANSWER_S)
+        except ConfigurationError:
+            await delete_topology(url)
+            await declare(await connection.channel(), whole, timeout_s=_ANSWER_S)
+        channel = await connection.channel()
+        for queue in whole.queues:
+            await channel.queue_purge(queue.name, timeout=_ANSWER_S)
+    finally:
+        await connection.close()
+
+
+async def delete_topology(url: str) -> None:
+    """Delete every queue and exchange of ours."""
+    connection = await aiormq.connect(url)
+    try:
+        channel = await connection.channel()
+        whole = topology(TopologyOptions())
+        for queue in whole.queues:
+            await channel.queue_delete(queue.name, timeout=_ANSWER_S)
+        for exchange in whole.exchanges:
+            await channel.exchange_delete(exchange.name, timeout=_ANSWER_S)
+    finally:
+        await connection.close()
+
+
+async def _nobody_consumes(connection: AbstractConnection) -> None:
+    deadline = time.monotonic() + _ANSWER_S
+    for queue in Queue:
+        while await _consumers(connection, queue):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"a test before this one left a consumer on {queue.value}")
+            await asyncio.sleep(0.02)
+
+
+async def _consumers(connection: AbstractConnection, queue: Queue) -> int:
+    channel = await connection.channel()
+    try:
+        answer = await channel.queue_declare(queue.value, passive=True, timeout=_ANSWER_S)
+    except ChannelNotFoundEntity:
+        return 0
+    await channel.close()
+    return answer.consumer_count or 0
