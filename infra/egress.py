@@ -13,7 +13,6 @@ What it leaves out: how many requests run at once, and when; that is the caller'
 
 import asyncio
 import errno
-import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from time import monotonic
 from typing import Final
 
 import aiohttp
+import structlog
 from aiohttp.abc import ResolveResult
 from aiohttp.connector import Connection
 from yarl import URL
@@ -36,7 +36,7 @@ from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 
 __all__ = ["Egress", "check_url_host", "forbidden_reason", "open_egress"]
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 # Shorter than the 5 s after which many servers close an idle connection: a POST on a connection that the server is just
 # closing fails, and is not ours to repeat.
@@ -232,7 +232,7 @@ async def _close(session: aiohttp.ClientSession) -> None:
         async with asyncio.timeout(_CLOSE_S):
             await session.close()
     except TimeoutError:
-        _log.warning("connections to endpoints did not close in time")
+        _log.warning("egress.close_timed_out")
 
 
 def _open_socket(info: aiohttp.AddrInfoType, allow: Sequence[Network]) -> socket.socket:
@@ -326,7 +326,7 @@ def _connect_failure(error: Exception, attempt: _Attempt, host: str) -> tuple[Fa
 
 
 def _unforeseen(error: Exception) -> tuple[Failure, str]:
-    _log.error("an attempt failed for an unforeseen reason", exc_info=error)
+    _log.error("egress.unforeseen", exc_info=error)
     return Failure.INTERNAL, f"unforeseen: {type(error).__name__}"
 
 
@@ -337,7 +337,8 @@ def _system(error: BaseException) -> str:
 
 
 def _short(text: str) -> str:
-    flat = " ".join(text.split())
+    # Endpoints have a say in it: nothing that a terminal, a log or PostgreSQL would stumble over.
+    flat = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:1000]).split())
     return flat if len(flat) <= 200 else f"{flat[:200]}…"
 
 
