@@ -3,18 +3,28 @@
 The keys of all of them begin with the time, so that a key pages a list, bounds a time range and picks partitions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import ColumnElement, Table, select
+from sqlalchemy import ColumnElement, Table, func, select
 
 from infra.store import tables
 from infra.store.deliveries import DeliveryRow
 from infra.store.outcomes import Missing
 from infra.store.query import Page, columns, equal, fetch, fetch_page
 from schemas.ids import first_key_at, key_ms
+
+MAX_PAGE_BYTES: Final = 4_194_304
+
+_KNOWN_EVENT = """
+SELECT event_id, digest FROM event_keys
+WHERE tenant = $1 AND source = $2 AND external_id = $3
+  AND created_at >= clock_timestamp() - make_interval(secs => $4)
+"""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -32,6 +42,14 @@ class EventRow:
     time: datetime
     data: bytes = field(repr=False)
     admitted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KnownEvent:
+    """An event that was admitted, as far as tells a repeat from a conflict."""
+
+    event_id: UUID
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,7 @@ async def list_deliveries(
 async def list_events(
     conn: asyncpg.Connection, wanted: EventFilter, *, after: UUID | None, limit: int
 ) -> Page[EventRow]:
+    """Events, newest first. A page is bounded in bytes of data too: it may be short of `limit` with more to come."""
     table = tables.events
     conditions = [
         *equal(
@@ -106,7 +125,36 @@ async def list_events(
         ),
         *time_conditions(table, wanted.created),
     ]
-    return await fetch_page(conn, table, EventRow, conditions, after=after, limit=limit)
+    # First the sizes, which PostgreSQL knows without reading the data.
+    sizes = select(table.c.id, func.octet_length(table.c.data).label("size_bytes")).where(*conditions)
+    if after is not None:
+        sizes = sizes.where(table.c.id < after)
+    found = await fetch(conn, sizes.order_by(table.c.id.desc()).limit(limit + 1))
+    shown = _within([record["size_bytes"] for record in found], most_rows=limit, most_bytes=MAX_PAGE_BYTES)
+    if not shown:
+        return Page([], None)
+    ids = [record["id"] for record in found[:shown]]
+    statement = select(*columns(table, EventRow)).where(table.c.id.in_(ids), table.c.id.between(ids[-1], ids[0]))
+    records = await fetch(conn, statement.order_by(table.c.id.desc()))
+    return Page([EventRow(**record) for record in records], ids[-1] if len(found) > shown else None)
+
+
+def _within(sizes_bytes: Sequence[int], *, most_rows: int, most_bytes: int) -> int:
+    """How many of the first rows fit; the first always does."""
+    total_bytes = 0
+    for number, size_bytes in enumerate(sizes_bytes[:most_rows]):
+        total_bytes += size_bytes
+        if number and total_bytes > most_bytes:
+            return number
+    return min(len(sizes_bytes), most_rows)
+
+
+async def known_event(
+    conn: asyncpg.Connection, tenant: str, source: str, external_id: str, *, window_s: float
+) -> KnownEvent | None:
+    """The event with this identity, if it was admitted within the dedupe window."""
+    record = await conn.fetchrow(_KNOWN_EVENT, tenant, source, external_id, window_s)
+    return None if record is None else KnownEvent(**record)
 
 
 async def get_event(conn: asyncpg.Connection, event_id: UUID) -> EventRow | Missing:
