@@ -1,0 +1,453 @@
+"""What a subscription may be: every rule by a table of what passes and what does not, and the errors that answer."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+import pytest
+import yarl
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas.errors import InvalidInput, Problem, SecretUnreadable
+from schemas.inputs import read_input
+from schemas.signatures import format_keypair, format_secret
+from schemas.subscriptions import (
+    DEFAULT_POLICY,
+    ExponentialPolicy,
+    ListPolicy,
+    RetryPolicy,
+    Secret,
+    State,
+    SubscriptionCreate,
+    SubscriptionPatch,
+    decode_secrets,
+    encode_secrets,
+    headers_fault,
+    pattern_fault,
+    read_policy,
+    url_fault,
+)
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SECRET = format_secret(bytes(range(32)))
+LEAST: dict[str, Any] = {"url": "https://example.com/hook", "event_types": ["order.*"]}
+EXPONENTIAL: dict[str, Any] = {"max_attempts": 5, "initial_delay_s": 1, "multiplier": 2.5, "max_delay_s": 60}
+
+
+def create(**fields: object) -> SubscriptionCreate:
+    return read_input(SubscriptionCreate, LEAST | fields)
+
+
+def problems(**fields: object) -> dict[str, str]:
+    """What is wrong with a subscription of these fields, by field."""
+    with pytest.raises(InvalidInput) as caught:
+        create(**fields)
+    return {problem.field: problem.message for problem in caught.value.problems}
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://example.com",
+            "http://example.com:8080/a/b?c=d&e=%20#"[:-1],
+            "HTTPS://EXAMPLE.com/",
+            "http://localhost:1/",
+            "http://service_one/hook",
+            "http://127.0.0.1:65535/",
+            "http://[::1]:8080/hook",
+            "http://[2001:db8::1]/",
+            "https://example.com./hook",
+            "https://xn--bcher-kva.example/",
+            "https://example.com/~a/b;c=1,2/@x:y/(z)!$&'*+",
+            "https://example.com?x=1",
+            "https://" + "a" * 63 + ".example/" + "p" * 1900,
+        ],
+    )
+    def test_good(self, url: str) -> None:
+        assert url_fault(url) is None
+
+    @pytest.mark.parametrize(
+        ("url", "why"),
+        [
+            ("", "ASCII URL"),
+            ("example.com/hook", "begin with https://"),
+            ("//example.com/hook", "begin with https://"),
+            ("ftp://example.com/", "begin with https://"),
+            ("javascript:alert(1)", "begin with https://"),
+            ("file:///etc/passwd", "begin with https://"),
+            ("https:///hook", "name a host"),
+            ("https:hook", "name a host"),
+            ("https://:443/", "name a host"),
+            ("https://example.com:/", "port"),
+            ("https://example.com:0/", "port"),
+            ("https://example.com:65536/", "port"),
+            ("https://example.com:x/", "port"),
+            ("https://example.com:-1/", "port"),
+            ("https://user@example.com/", "user name"),
+            ("https://user:secret@example.com/", "user name"),
+            ("https://example.com/#part", "fragment"),
+            ("https://example.com/#", "fragment"),
+            ("https://bücher.example/", "ASCII"),
+            ("https://example.com/a b", "percent-encoded"),
+            ("https://example.com/a\tb", "percent-encoded"),
+            ("https://exam\nple.com/", "percent-encoded"),
+            ("https://example.com/\r\nX: y", "percent-encoded"),
+            ("https://example.com/\x00", "percent-encoded"),
+            ("https://example.com\\@evil.example/", "percent-encoded"),
+            ("https://example.com/%zz", "percent-encoded"),
+            ("https://example.com/%2", "percent-encoded"),
+            ("https://exa%6Dple.com/", "name a host"),
+            ("https://example..com/", "name a host"),
+            ("https://.example.com/", "name a host"),
+            ("https://" + "a" * 64 + ".com/", "name a host"),
+            ("https://" + ".".join(["a" * 60] * 5) + "/", "name a host"),
+            ("https://exa$mple.com/", "name a host"),
+            ("https://[::1/", "valid host"),
+            ("https://[::g]/", "host"),
+            ("https://[127.0.0.1]/", "host"),
+            ("https://[fe80::1%25eth0]/", "host"),
+            ("https://[::1]x/", "host"),
+            ("https://a[::1]/", "host"),
+            ("https://[v1.x]/", "host"),
+            ("https://example.com/" + "p" * 2048, "2048 characters"),
+        ],
+    )
+    def test_bad(self, url: str, why: str) -> None:
+        fault = url_fault(url)
+        assert fault is not None
+        assert why in fault
+        assert problems(url=url)["url"] == fault
+
+    @given(
+        st.one_of(
+            st.text(),
+            st.from_regex(r"https?://[!-~]{0,30}", fullmatch=True),
+            st.from_regex(r"https?://[a-z0-9.:\[\]@%-]{1,20}(/[!-~]{0,10})?", fullmatch=True),
+        )
+    )
+    @example("http://[::1]\t:80")
+    def test_what_passes_means_the_same_to_the_http_client(self, url: str) -> None:
+        """The client parses by rules of its own: it must take what we took, and see no other host, port or user."""
+        if url_fault(url) is not None:
+            return
+        parsed = yarl.URL(url)
+        host = parsed.raw_host
+        assert host is not None
+        assert f"//{url.partition('//')[2]}".lower().replace("[", "").startswith(f"//{host.lower()}")
+        assert parsed.scheme in {"http", "https"}
+        assert parsed.user is None
+        assert parsed.password is None
+        assert parsed.port is not None
+        assert 1 <= parsed.port <= 65_535
+
+
+class TestEventTypes:
+    @pytest.mark.parametrize(
+        "pattern", ["*", "#", "a", "order.created", "a.*.b", "#.a.#", "#.#", "a-b_c:d/e.1", "a" * 200]
+    )
+    def test_good(self, pattern: str) -> None:
+        assert pattern_fault(pattern) is None
+        assert create(event_types=[pattern]).event_types == (pattern,)
+
+    @pytest.mark.parametrize(
+        "pattern",
+        ["", ".", "a.", ".a", "a..b", "a*", "**", "##", "a.#b", "a b", "a\n", "é", "a" * 201, "a\x00", "\ud800"],
+    )
+    def test_bad(self, pattern: str) -> None:
+        assert "'*' (any one word)" in (pattern_fault(pattern) or "")
+        assert list(problems(event_types=["fine", pattern])) == ["event_types.1"]
+
+    @pytest.mark.parametrize("value", [[], "order.*", None, {"a": 1}, ["a"] * 2, [f"t{n}" for n in range(101)]])
+    def test_bad_lists(self, value: object) -> None:
+        assert list(problems(event_types=value)) == ["event_types"]
+
+    def test_only_the_member_is_named_when_it_is_the_only_one(self) -> None:
+        """Pydantic adds that the list is too short, having dropped the member: that would mislead."""
+        assert list(problems(event_types=["a..b"])) == ["event_types.0"]
+
+
+class TestHeaders:
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Authorization": "Bearer abc"},
+            {"X-Empty": ""},
+            {"x!#$%&'*+-.^_`|~9": "a  b"},
+            {f"x-{n}": "v" for n in range(20)},
+            {"x" * 100: "v" * 2048},
+        ],
+    )
+    def test_good(self, headers: dict[str, str]) -> None:
+        assert headers_fault(headers) is None
+        assert create(headers=headers).headers == headers
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("Connection", "keep-alive", "Proxy-Authorization", "TE", "Trailer", "Transfer-Encoding", "Upgrade"),
+            *("Host", "HOST", "Content-Type", "content-length", "Content-Anything", "webhook-id", "Webhook-Signature"),
+            *("User-Agent", "traceparent", "tracestate", "Expect"),
+        ],
+    )
+    def test_names_that_are_not_the_callers_to_set(self, name: str) -> None:
+        assert headers_fault({name: "v"}) == (
+            f"must not set {name}, which is set for every request, or belongs to the connection"
+        )
+
+    @pytest.mark.parametrize("name", ["", " ", "a b", "a:", "a\r\nb", "é", "a\x00", "(a)", "a/b", "x" * 101])
+    def test_malformed_names(self, name: str) -> None:
+        assert "must have names of" in problems(headers={name: "v"})["headers"]
+
+    @pytest.mark.parametrize(
+        "value", ["hush\r\nX-Evil: 1", "hush\n", "hush\x00", "hush\t", "hüsh", " hush", "hush ", " ", "hush" * 513]
+    )
+    def test_values_that_are_refused_are_not_shown(self, value: str) -> None:
+        fault = problems(headers={"X-Key": value})["headers"]
+        assert "X-Key" in fault
+        assert "hush" not in fault
+
+    def test_the_whole_is_bounded_and_no_name_is_there_twice(self) -> None:
+        assert "at most 20" in problems(headers={f"x-{n}": "v" for n in range(21)})["headers"]
+        assert "8192 characters in all" in problems(headers={f"x-{n}": "v" * 2000 for n in range(5)})["headers"]
+        assert "twice" in problems(headers={"X-A": "1", "x-a": "2"})["headers"]
+
+    @pytest.mark.parametrize("value", [1, None, ["v"], True])
+    def test_values_that_are_no_text(self, value: object) -> None:
+        assert list(problems(headers={"X-Key": value})) == ["headers.X-Key"]
+
+    @given(st.dictionaries(st.text(), st.text(), max_size=3))
+    def test_nothing_that_passes_can_break_a_request(self, headers: dict[str, str]) -> None:
+        if headers_fault(headers) is None:
+            wire = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
+            assert wire.count(b"\r") == wire.count(b"\n") == len(headers)
+            assert b"\x00" not in wire
+
+
+class TestRetryPolicy:
+    @pytest.mark.parametrize(
+        ("given_policy", "policy"),
+        [
+            ({"delays_s": []}, ListPolicy(delays_s=())),
+            ({"delays_s": [0, 0.5, 86400]}, ListPolicy(delays_s=(0, 0.5, 86_400))),
+            (
+                {"delays_s": [1] * 49, "final_statuses": [400, 599]},
+                ListPolicy(delays_s=(1,) * 49, final_statuses=(400, 599)),
+            ),
+            (EXPONENTIAL, ExponentialPolicy(max_attempts=5, initial_delay_s=1, multiplier=2.5, max_delay_s=60)),
+            (
+                EXPONENTIAL | {"max_attempts": 1, "final_statuses": [301]},
+                ExponentialPolicy(
+                    max_attempts=1, initial_delay_s=1, multiplier=2.5, max_delay_s=60, final_statuses=(301,)
+                ),
+            ),
+        ],
+    )
+    def test_its_shape_tells_which_it_is(self, given_policy: object, policy: RetryPolicy) -> None:
+        assert create(retry_policy=given_policy).retry_policy == policy
+
+    @pytest.mark.parametrize(
+        ("policy", "field", "why"),
+        [
+            ({}, "retry_policy.max_attempts", "required"),
+            ([], "retry_policy", "object"),
+            ("fast", "retry_policy", "object"),
+            (None, "retry_policy", "object"),
+            ({"delays_s": 5}, "retry_policy.delays_s", "list"),
+            ({"delays_s": [1, -1]}, "retry_policy.delays_s.1", "greater than or equal to 0"),
+            ({"delays_s": [86401]}, "retry_policy.delays_s.0", "less than or equal to 86400"),
+            ({"delays_s": ["5"]}, "retry_policy.delays_s.0", "number"),
+            ({"delays_s": [True]}, "retry_policy.delays_s.0", "number"),
+            ({"delays_s": [float("nan")]}, "retry_policy.delays_s.0", "finite"),
+            ({"delays_s": [float("inf")]}, "retry_policy.delays_s.0", ""),
+            ({"delays_s": [1] * 50}, "retry_policy.delays_s", "at most 49"),
+            ({"delays_s": [1], "max_attempts": 2}, "retry_policy.max_attempts", "not a known field"),
+            ({"delays_s": [1], "final_statuses": [200]}, "retry_policy.final_statuses.0", "300"),
+            ({"delays_s": [1], "final_statuses": [600]}, "retry_policy.final_statuses.0", "599"),
+            ({"delays_s": [1], "final_statuses": [404, 404]}, "retry_policy.final_statuses", "twice"),
+            (EXPONENTIAL | {"max_attempts": 0}, "retry_policy.max_attempts", "greater than or equal to 1"),
+            (EXPONENTIAL | {"max_attempts": 51}, "retry_policy.max_attempts", "less than or equal to 50"),
+            (EXPONENTIAL | {"max_attempts": 2.5}, "retry_policy.max_attempts", "integer"),
+            (EXPONENTIAL | {"multiplier": 0.5}, "retry_policy.multiplier", "greater than or equal to 1"),
+            (EXPONENTIAL | {"multiplier": 101}, "retry_policy.multiplier", "less than or equal to 100"),
+            (EXPONENTIAL | {"initial_delay_s": 61}, "retry_policy", "max_delay_s must not be less"),
+            (EXPONENTIAL | {"extra": 1}, "retry_policy.extra", "not a known field"),
+        ],
+    )
+    def test_bad(self, policy: object, field: str, why: str) -> None:
+        found = problems(retry_policy=policy)
+        assert field in found
+        assert why in found[field]
+
+    def test_the_default_is_the_documented_schedule(self) -> None:
+        minute_s, hour_s = 60, 3600
+        assert create().retry_policy == DEFAULT_POLICY
+        assert DEFAULT_POLICY.delays_s == (
+            *(5, 5 * minute_s, 30 * minute_s),
+            *(2 * hour_s, 5 * hour_s, 10 * hour_s, 14 * hour_s, 20 * hour_s, 24 * hour_s),
+        )
+
+    @pytest.mark.parametrize("policy", [DEFAULT_POLICY, ExponentialPolicy(**EXPONENTIAL, final_statuses=(400,))])
+    def test_it_comes_back_from_the_store_as_it_went(self, policy: RetryPolicy) -> None:
+        assert read_policy(orjson.loads(orjson.dumps(policy.model_dump(mode="json")))) == policy
+
+
+class TestCreate:
+    def test_the_least_there_is(self) -> None:
+        made = create()
+        assert (made.tenant, made.description, made.headers, made.timeout_s) == ("default", "", {}, 15)
+        assert made.secret is None
+
+    def test_unknown_fields_are_named_with_the_known_ones(self) -> None:
+        message = problems(rate_limit=5)["rate_limit"]
+        assert message.startswith("is not a known field; known are tenant, url, event_types,")
+
+    def test_every_fault_is_named_at_once(self) -> None:
+        found = problems(tenant="", url="nowhere", event_types=[], timeout_s=0, secret="x", headers=[], colour="red")
+        assert set(found) == {"tenant", "url", "event_types", "timeout_s", "secret", "headers", "colour"}
+
+    @pytest.mark.parametrize("data", [None, [], "x", 1, b"{}"])
+    def test_what_is_no_object(self, data: object) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            read_input(SubscriptionCreate, data)
+        assert caught.value.problems == (Problem("body", "must be an object"),)
+
+    @pytest.mark.parametrize("missing", ["url", "event_types"])
+    def test_what_is_required(self, missing: str) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            read_input(SubscriptionCreate, {name: value for name, value in LEAST.items() if name != missing})
+        assert caught.value.problems == (Problem(missing, "is required"),)
+
+    @pytest.mark.parametrize("timeout_s", [0, 61, 1.5, "15", True, None, -1])
+    def test_bad_timeouts(self, timeout_s: object) -> None:
+        assert list(problems(timeout_s=timeout_s)) == ["timeout_s"]
+
+    @pytest.mark.parametrize("tenant", ["", "a b", "a" * 65, "é", "a\n", None, 1])
+    def test_bad_tenants(self, tenant: object) -> None:
+        assert list(problems(tenant=tenant)) == ["tenant"]
+
+    @pytest.mark.parametrize("description", ["x" * 1025, "é" * 513, "a\x00b", "a\ud800", None])
+    def test_bad_descriptions(self, description: object) -> None:
+        assert list(problems(description=description)) == ["description"]
+
+    def test_a_description_may_have_lines(self) -> None:
+        assert create(description="billing\n\tprod 🧾").description == "billing\n\tprod 🧾"
+
+    @pytest.mark.parametrize("secret", [SECRET, format_keypair(bytes(32))])
+    def test_a_secret_of_the_callers(self, secret: str) -> None:
+        made = create(secret=secret)
+        assert made.secret is not None
+        assert made.secret.get_secret_value() == secret
+
+    def test_nothing_secret_is_ever_shown(self) -> None:
+        made = create(secret=SECRET, headers={"Authorization": "Bearer hush"})
+        shown = f"{made!r} {made}"
+        assert "hush" not in shown
+        assert SECRET not in shown
+        bad = LEAST | {
+            "secret": SECRET + "hush",
+            "headers": {"X": "hush\n"},
+            "url": "https://a:hush@b/",
+            "timeout_s": "hush",
+        }
+        with pytest.raises(ValidationError) as caught:
+            SubscriptionCreate.model_validate(bad)
+        with pytest.raises(InvalidInput) as ours:
+            read_input(SubscriptionCreate, bad)
+        assert ours.value.__cause__ is None
+        for text in (str(caught.value), str(ours.value), repr(ours.value.problems)):
+            assert "hush" not in text
+            assert SECRET not in text
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([*SubscriptionCreate.model_fields, "x"]),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+                max_leaves=6,
+            ),
+        )
+    )
+    def test_any_input_is_a_subscription_or_invalid_input(self, data: dict[str, object]) -> None:
+        try:
+            made = read_input(SubscriptionCreate, data)
+        except InvalidInput:
+            return
+        assert read_input(SubscriptionCreate, made.model_dump(mode="json")) == made
+
+
+class TestPatch:
+    def test_only_what_is_given_changes(self) -> None:
+        patch = read_input(SubscriptionPatch, {"state": "paused", "headers": {}, "description": ""})
+        assert patch.changes() == {"state": State.PAUSED, "headers": {}, "description": ""}
+        assert read_input(SubscriptionPatch, {}).changes() == {}
+
+    @pytest.mark.parametrize("field", list(SubscriptionPatch.model_fields))
+    def test_null_is_not_the_same_as_left_out(self, field: str) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            read_input(SubscriptionPatch, {field: None})
+        assert caught.value.problems == (Problem(field, "must not be null; leave it out to keep what it is"),)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("state", "gone"),
+            ("state", 1),
+            ("url", "nowhere"),
+            ("event_types", []),
+            ("headers", {"Host": "x"}),
+            ("retry_policy", 1),
+            ("timeout_s", 0),
+            ("secret", SECRET),
+            ("tenant", "other"),
+        ],
+    )
+    def test_the_same_rules_hold(self, field: str, value: object) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            read_input(SubscriptionPatch, {field: value})
+        assert [problem.field for problem in caught.value.problems] == [field]
+
+
+class TestSecrets:
+    @given(
+        st.lists(
+            st.builds(
+                Secret,
+                st.text(st.characters(exclude_categories=["Cs"])),
+                st.none() | st.datetimes(timezones=st.just(UTC)),
+            )
+        )
+    )
+    def test_round_trip(self, secrets: list[Secret]) -> None:
+        assert decode_secrets(encode_secrets(secrets)) == secrets
+
+    def test_the_stored_form_is_what_the_table_says(self) -> None:
+        assert orjson.loads(encode_secrets([Secret(SECRET), Secret("b", NOW)])) == [
+            {"secret": SECRET, "expires_at": None},
+            {"secret": "b", "expires_at": "2026-01-31T12:00:00Z"},
+        ]
+
+    @given(
+        st.binary() | st.sampled_from([b"{}", b'["x"]', b'[{"secret": 1}]', b'[{"secret": "hush", "expires_at": "x"}]'])
+    )
+    def test_what_is_not_that_is_unreadable_and_unseen(self, data: bytes) -> None:
+        if data == b"[]":
+            return
+        with pytest.raises(SecretUnreadable) as caught:
+            decode_secrets(data)
+        assert "hush" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+    def test_a_secret_lives_until_it_expires(self) -> None:
+        assert Secret(SECRET).live(NOW)
+        assert Secret(SECRET, NOW + timedelta(seconds=1)).live(NOW)
+        assert not Secret(SECRET, NOW).live(NOW)
+        assert not Secret(SECRET, NOW.astimezone(timezone(timedelta(hours=2)))).live(NOW)
+
+    def test_it_is_not_shown(self) -> None:
+        assert SECRET not in repr(Secret(SECRET, NOW))
+        assert SECRET not in str([Secret(SECRET)])
