@@ -8,6 +8,7 @@ others waiting.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from time import perf_counter
@@ -15,7 +16,6 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from infra.telemetry import Telemetry
 from uuid_utils.compat import uuid7
 
 from dispatcher.clock import boot_s, wall
@@ -24,11 +24,12 @@ from dispatcher.core.settle import Claimed
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
-from infra.broker.base import Broker, Consumer, Outgoing, Received, ToDead
+from infra.broker.base import Broker, Consumer, Outgoing, Queue, Received, ToDead
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.locks import share_subscriptions
 from infra.store.store import Store
+from infra.telemetry import Telemetry
 from schemas.deliveries import DeadLetterKind
 from schemas.errors import StoreError
 from schemas.events import Event, Unreadable, read_event
@@ -86,6 +87,7 @@ class Admission:
         self._heartbeat = heartbeat
         self._telemetry = telemetry
         self._settings = settings
+        self._system = messaging_system(settings)
 
     async def run(self, consumer: Consumer) -> None:
         """Admit for ever; at the bound of the work in hand, stop taking."""
@@ -143,7 +145,8 @@ class Admission:
             began = perf_counter()
             placed: list[tuple[UUID, int]] = []
             try:
-                batch, admitted = await self._commit(incoming, placed)
+                with self._span(incoming):
+                    batch, admitted = await self._commit(incoming, placed)
                 break
             except StoreError as error:
                 # If the commit did take effect, the events are found as duplicates now, and their claims, which are
@@ -164,6 +167,14 @@ class Admission:
         self._telemetry.metrics.admit_s.record(perf_counter() - began)
         self._take(admitted)
         return len(batch)
+
+    def _span(self, incoming: Sequence[Incoming]) -> AbstractContextManager[None]:
+        return self._telemetry.message_span(
+            "process",
+            Queue.EVENTS,
+            system=self._system,
+            traceparents=[one.event.traceparent for one in incoming],
+        )
 
     def _take(self, admitted: _Admitted) -> None:
         metrics = self._telemetry.metrics
@@ -339,6 +350,12 @@ async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> Non
         message.body,
         storable_headers(message),
     )
+
+
+def messaging_system(settings: Settings) -> str:
+    """The broker's name by OpenTelemetry's messaging conventions."""
+    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
+    return "rabbitmq" if url.startswith("amqp") else "postgresql"
 
 
 def storable_headers(message: Message) -> dict[str, object]:

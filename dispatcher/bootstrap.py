@@ -13,7 +13,6 @@ from uuid import UUID
 
 import structlog
 from infra.broker.open import open_broker
-from infra.telemetry import Telemetry, open_telemetry
 
 from dispatcher.admission import Admission
 from dispatcher.claims import Claims
@@ -36,6 +35,7 @@ from infra.crypto import Vault
 from infra.egress import open_egress
 from infra.settings import Settings
 from infra.store.store import Store, open_store
+from infra.telemetry import Telemetry, open_telemetry
 from schemas.errors import ConfigurationError
 from schemas.subscriptions import MAX_TIMEOUT_S
 

@@ -1,10 +1,10 @@
 """One attempt, from a claim in hand to an outcome for settlement."""
 
+import asyncio
 import random
 from collections.abc import Mapping
 
 import structlog
-from infra.telemetry import Telemetry
 from uuid_utils.compat import uuid7
 
 from dispatcher.clock import boot_s, wall
@@ -15,9 +15,10 @@ from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim
 from dispatcher.settlement import Attempted, Outcome, Settlement
 from infra.egress import Egress
+from infra.telemetry import Telemetry
 from schemas.deliveries import AttemptResult, Failure, NoAnswer
 from schemas.events import webhook_body
-from schemas.ids import EVENT, public_id
+from schemas.ids import DELIVERY, EVENT, public_id
 from schemas.signatures import sign
 
 log = structlog.get_logger(__name__)
@@ -73,17 +74,28 @@ class Deliverer:
     async def _post(self, endpoint: Endpoint, claim: Claim, *, timestamp: int) -> AttemptResult:
         began = boot_s()
         try:
-            with self._telemetry.attempt_span(claim, endpoint.url) as traceparent:
+            with self._telemetry.attempt_span(
+                endpoint.url,
+                traceparent=claim.traceparent,
+                attempt=claim.held.attempt,
+                event_type=claim.event_type,
+                delivery=public_id(DELIVERY, claim.delivery),
+            ) as span:
                 body = webhook_body(type=claim.event_type, time=claim.event_time, data=claim.data)
-                headers = _headers(endpoint, claim, timestamp=timestamp, body=body, traceparent=traceparent)
-                return await self._egress.post(endpoint.url, headers=headers, body=body, timeout_s=endpoint.timeout_s)
-        except BaseException as error:
-            # Also when it is interrupted: a POST that has begun always has an outcome.
-            stopped = not isinstance(error, Exception)
-            reason = "the dispatcher stopped before the answer came" if stopped else f"internal error: {error!r}"
-            if not stopped:
-                log.exception("delivery.failed")
-            return NoAnswer(Failure.INTERNAL, reason, int((boot_s() - began) * 1000), None)
+                headers = _headers(endpoint, claim, timestamp=timestamp, body=body, traceparent=span.traceparent)
+                result = await self._egress.post(endpoint.url, headers=headers, body=body, timeout_s=endpoint.timeout_s)
+                span.end(result)
+                return result
+        except asyncio.CancelledError:
+            # A POST that has begun always has an outcome, also when it is interrupted.
+            return _internal("the dispatcher stopped before the answer came", began)
+        except Exception as error:
+            log.exception("delivery.failed", delivery=public_id(DELIVERY, claim.delivery))
+            return _internal(f"internal error: {type(error).__name__}", began)
+
+
+def _internal(reason: str, began_s: float) -> NoAnswer:
+    return NoAnswer(Failure.INTERNAL, reason, int((boot_s() - began_s) * 1000), None)
 
 
 def _headers(

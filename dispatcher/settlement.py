@@ -14,7 +14,6 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from infra.telemetry import Telemetry
 from uuid_utils.compat import uuid7
 
 from dispatcher.clock import wall
@@ -26,6 +25,7 @@ from infra.broker.ladder import rung_ms
 from infra.store import statements as sql
 from infra.store import subscriptions
 from infra.store.store import Store
+from infra.telemetry import Telemetry
 from schemas.deliveries import Answered, AttemptResult, NoAnswer, Status
 from schemas.errors import StoreError
 from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, key_time, public_id
@@ -208,9 +208,9 @@ class Settlement:
             metrics.end_to_end_s.record((wall() - key_time(claim.event)).total_seconds())
         log.info(
             "delivery.attempted",
-            delivery=public_id(DELIVERY, claim.delivery),
-            event=public_id(EVENT, claim.event),
-            subscription=public_id(SUBSCRIPTION, claim.subscription),
+            delivery_id=public_id(DELIVERY, claim.delivery),
+            event_id=public_id(EVENT, claim.event),
+            subscription_id=public_id(SUBSCRIPTION, claim.subscription),
             event_type=claim.event_type,
             cycle=claim.held.cycle,
             attempt=claim.held.attempt,

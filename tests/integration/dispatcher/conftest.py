@@ -1,0 +1,90 @@
+"""A store with a seed, and the parts of a dispatcher that the rules are about."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import cast
+
+import pytest
+
+from dispatcher.claims import Claims
+from dispatcher.core.liveness import Times
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.hints import Hints
+from dispatcher.index import SubscriptionIndex
+from dispatcher.lanes import Lanes
+from dispatcher.settlement import Settlement
+from infra.broker.base import Broker
+from infra.settings import Settings, read_settings
+from infra.store.store import Store
+from infra.telemetry import Telemetry, open_telemetry
+from tests.support.seed import Seed
+from tests.support.silent_broker import SilentBroker
+
+TIMES = Times(
+    heartbeat_s=1,
+    renewal_s=2,
+    margin_s=0.5,
+    liveness_s=6,
+    wait_s=5,
+    longest_deadline_s=60,
+    settle_s=5,
+    claim_cap_s=80,
+)
+
+
+@pytest.fixture
+def seed(store: Store) -> Seed:
+    return Seed(store)
+
+
+@pytest.fixture
+async def heartbeat(store: Store) -> Heartbeat:
+    return await Heartbeat(store, TIMES).start()
+
+
+@pytest.fixture
+def index(seed: Seed) -> SubscriptionIndex:
+    return SubscriptionIndex(seed.vault)
+
+
+@pytest.fixture
+def claims(store: Store, index: SubscriptionIndex, heartbeat: Heartbeat) -> Claims:
+    return Claims(store, index, heartbeat)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return read_settings(database_timeout_s=2, reconcile_grace_s=30)
+
+
+@pytest.fixture
+def telemetry(settings: Settings) -> Iterator[Telemetry]:
+    with open_telemetry(settings, "test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def broker() -> SilentBroker:
+    return SilentBroker()
+
+
+@pytest.fixture
+def hints(broker: SilentBroker, store: Store, telemetry: Telemetry) -> Hints:
+    return Hints(cast(Broker, broker), store, telemetry, timeout_s=2, batch_rows=100)
+
+
+@pytest.fixture
+def lanes() -> Lanes:
+    return Lanes(max_in_hand=1000, max_in_hand_bytes=1_000_000, endpoint_max_in_flight=8)
+
+
+@pytest.fixture
+async def settlement(
+    store: Store, lanes: Lanes, hints: Hints, telemetry: Telemetry, heartbeat: Heartbeat
+) -> AsyncIterator[Settlement]:
+    settlement = Settlement(store, lanes, hints, telemetry, incarnation=heartbeat.incarnation, batch_rows=100)
+    running = asyncio.create_task(settlement.run())
+    yield settlement
+    settlement.stop()
+    await running
+    await hints.finish(limit_s=5)

@@ -1,0 +1,150 @@
+"""The feeder: leases, feeding, and the closing check with its race."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+
+from dispatcher.claims import Claims
+from dispatcher.feeder import Feeder
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.index import SubscriptionIndex
+from dispatcher.lanes import Claim, Lanes
+from infra.settings import Settings
+from infra.store import statements as sql
+from infra.store.store import Store
+from tests.support.seed import Seed
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def fed(lanes: Lanes) -> list[Claim]:
+    """What the lanes were given, in order; nothing of it is ever settled."""
+    taken: list[Claim] = []
+
+    async def deliver(claim: Claim) -> None:
+        taken.append(claim)
+
+    lanes.start(deliver)
+    return taken
+
+
+@pytest.fixture
+def feeder(
+    store: Store, claims: Claims, index: SubscriptionIndex, lanes: Lanes, heartbeat: Heartbeat, settings: Settings
+) -> Feeder:
+    return Feeder(store, claims, index, lanes, heartbeat, settings)
+
+
+@asynccontextmanager
+async def running(feeder: Feeder) -> AsyncIterator[None]:
+    task = asyncio.create_task(feeder.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_held_endpoint_is_leased_and_fed_in_order(
+    feeder: Feeder, fed: list[Claim], seed: Seed, heartbeat: Heartbeat
+) -> None:
+    subscription = await seed.subscription(mode="held")
+    deliveries = [await seed.delivery(subscription) for _ in range(5)]
+    async with running(feeder):
+
+        async def all_fed() -> bool:
+            return len(fed) == 5
+
+        await eventually(all_fed)
+    assert [claim.delivery for claim in fed] == sorted(deliveries)
+    assert (await seed.row("subscriptions", subscription))["feeder"] == heartbeat.incarnation
+
+
+async def test_no_more_is_taken_than_the_endpoint_may_have_in_hand(
+    feeder: Feeder, fed: list[Claim], seed: Seed, lanes: Lanes
+) -> None:
+    subscription, other = await seed.subscription(mode="held"), await seed.subscription(mode="held")
+    for _ in range(70):
+        await seed.delivery(subscription)
+    marker = await seed.delivery(other)
+    async with running(feeder):
+
+        async def later_one_fed() -> bool:
+            return marker in {claim.delivery for claim in fed}
+
+        await eventually(later_one_fed)
+    assert lanes.in_hand_of(subscription) <= 1000 // 16
+
+
+async def test_another_dispatchers_lease_is_respected(
+    feeder: Feeder, fed: list[Claim], seed: Seed, heartbeat: Heartbeat
+) -> None:
+    theirs = await seed.subscription(mode="held", feeder=await seed.dispatcher())
+    await seed.delivery(theirs)
+    mine = await seed.delivery(await seed.subscription(mode="held"))
+    async with running(feeder):
+
+        async def mine_fed() -> bool:
+            return [claim.delivery for claim in fed] == [mine]
+
+        await eventually(mine_fed)
+    assert (await seed.row("subscriptions", theirs))["feeder"] != heartbeat.incarnation
+
+
+async def test_an_empty_backlog_opens_the_endpoint(feeder: Feeder, fed: list[Claim], seed: Seed, lanes: Lanes) -> None:
+    subscription = await seed.subscription(mode="held")
+    lanes.held.add(subscription)
+    async with running(feeder):
+
+        async def opened() -> bool:
+            return (await seed.row("subscriptions", subscription))["mode"] == "open"
+
+        await eventually(opened)
+    row = await seed.row("subscriptions", subscription)
+    assert row["feeder"] is None
+    assert subscription not in lanes.held
+    assert not fed
+
+
+@pytest.mark.parametrize("state", ["paused", "disabled"])
+async def test_a_blocked_endpoint_is_not_fed(feeder: Feeder, fed: list[Claim], seed: Seed, state: str) -> None:
+    subscription = await seed.subscription(mode="held", state=state)
+    await seed.delivery(subscription)
+    marker = await seed.delivery(await seed.subscription(mode="held"))
+    async with running(feeder):
+
+        async def marker_fed() -> bool:
+            return bool(fed)
+
+        await eventually(marker_fed)
+    assert [claim.delivery for claim in fed] == [marker]
+    assert (await seed.row("subscriptions", subscription))["mode"] == "held"
+
+
+async def test_an_endpoint_is_not_opened_over_a_row_that_is_just_being_held(
+    feeder: Feeder, seed: Seed, store: Store, heartbeat: Heartbeat
+) -> None:
+    """The race: somebody holds a row and has not committed when the feeder finds the backlog empty."""
+    subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
+    delivery = await seed.delivery(subscription, status="retrying", attempts=1)
+    async with store.transaction() as holding:
+        await holding.execute(sql.LOCK_ENDPOINTS, [subscription])
+        await holding.execute("UPDATE deliveries SET status = 'held' WHERE id = $1", delivery)
+        closing = asyncio.create_task(feeder._close(subscription))
+        await eventually(lambda: _somebody_waits(store))
+    await closing
+    assert (await seed.row("subscriptions", subscription))["mode"] == "held"
+
+
+async def test_leases_are_given_back_at_the_end(feeder: Feeder, seed: Seed, heartbeat: Heartbeat) -> None:
+    subscription: UUID = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
+    await feeder.release()
+    assert (await seed.row("subscriptions", subscription))["feeder"] is None
+
+
+async def _somebody_waits(store: Store) -> bool:
+    async with store.connection() as connection:
+        return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))

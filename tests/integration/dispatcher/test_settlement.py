@@ -1,0 +1,209 @@
+"""Settlement over a real store: rows, attempts, dead letters and hints of each outcome."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from dispatcher.claims import Claims
+from dispatcher.clock import wall
+from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
+from dispatcher.lanes import Claim, Lanes
+from dispatcher.settlement import Attempted, Outcome, Settlement
+from infra.broker.base import ToDead, ToWorkAfter
+from infra.store.store import Store
+from schemas.deliveries import Answered
+from schemas.errors import StoreUnavailable
+from schemas.work import WorkItem, decode_work
+from tests.support.seed import Seed
+from tests.support.silent_broker import SilentBroker
+from tests.support.waiting import eventually
+
+Settle = Callable[[Claim, Verdict], Awaitable[None]]
+
+
+def attempted(status: int = 500, body: bytes = b"no") -> Attempted:
+    return Attempted(uuid7(), wall(), Answered(status, body, None, 12, "127.0.0.1:1"), "https://example.com/hook")
+
+
+@pytest.fixture
+async def claim(claims: Claims, seed: Seed, lanes: Lanes) -> Claim:
+    """A claim on the second attempt of a delivery, with its place in hand."""
+    delivery = await seed.delivery(await seed.subscription(), status="retrying", attempts=1)
+    (claim,) = await claims.due([WorkItem(delivery, 0, 2, 0)])
+    lanes.place(claim.subscription, len(claim.data))
+    lanes.in_hand[claim.delivery] = claim
+    return claim
+
+
+@pytest.fixture
+def settle(settlement: Settlement, lanes: Lanes) -> Settle:
+    async def settle(claim: Claim, verdict: Verdict) -> None:
+        settlement.add(Outcome(claim, verdict, None if isinstance(verdict, Held) else attempted()))
+
+        async def done() -> bool:
+            return claim.delivery not in lanes.in_hand
+
+        await eventually(done)
+
+    return settle
+
+
+async def letters(store: Store, delivery: UUID) -> list[tuple[str, bool]]:
+    async with store.connection() as connection:
+        rows = await connection.fetch("SELECT * FROM dead_letters WHERE delivery_id = $1", delivery)
+    return [(row["reason"], row["published_at"] is not None) for row in rows]
+
+
+async def attempts(store: Store, delivery: UUID) -> list[tuple[int, str, bool]]:
+    async with store.connection() as connection:
+        rows = await connection.fetch("SELECT * FROM attempts WHERE delivery_id = $1 ORDER BY id", delivery)
+    return [(row["number"], row["outcome"], row["superseded"]) for row in rows]
+
+
+async def test_delivered(settle: Settle, claim: Claim, seed: Seed, store: Store) -> None:
+    await settle(claim, Delivered())
+    row = await seed.row("deliveries", claim.delivery)
+    assert (row["status"], row["attempts"], row["claimed_by"], row["fence"]) == ("delivered", 2, None, 1)
+    assert await attempts(store, claim.delivery) == [(2, "delivered", False)]
+
+
+async def test_a_retry_is_committed_and_then_its_hint_goes_up_the_ladder(
+    settle: Settle, claim: Claim, seed: Seed, broker: SilentBroker
+) -> None:
+    await settle(claim, RetryIn(4.5, "the endpoint answered 500"))
+    row = await seed.row("deliveries", claim.delivery)
+    assert (row["status"], row["attempts"], row["claimed_by"]) == ("retrying", 2, None)
+    assert row["next_attempt_at"] < row["hint_due_at"]
+
+    async def hinted() -> bool:
+        return len(broker.sent) == 1
+
+    await eventually(hinted)
+    (sent,) = broker.sent
+    assert sent.to == ToWorkAfter(4.5)
+    item = decode_work(sent.message)
+    assert item is not None
+    assert (item.delivery, item.cycle, item.attempt) == (claim.delivery, 0, 3)
+
+
+async def test_a_death_leaves_one_dead_letter_that_is_published_and_marked(
+    settle: Settle, claim: Claim, seed: Seed, store: Store, broker: SilentBroker
+) -> None:
+    await settle(claim, Dead("attempts used up"))
+    assert (await seed.row("deliveries", claim.delivery))["status"] == "dead"
+
+    async def marked() -> bool:
+        return await letters(store, claim.delivery) == [("attempts used up", True)]
+
+    await eventually(marked)
+    assert [sent.to for sent in broker.sent] == [ToDead("delivery")]
+
+
+async def test_a_dead_letter_that_the_broker_does_not_take_stays_unmarked(
+    settle: Settle, claim: Claim, store: Store, broker: SilentBroker
+) -> None:
+    broker.refuses = True
+    await settle(claim, Dead("attempts used up"))
+    assert await letters(store, claim.delivery) == [("attempts used up", False)]
+
+
+async def test_held_holds_the_endpoint_in_the_same_commit(settle: Settle, claim: Claim, seed: Seed) -> None:
+    await settle(claim, Held("full"))
+    row = await seed.row("deliveries", claim.delivery)
+    assert (row["status"], row["attempts"], row["reason"], row["claimed_by"]) == ("held", 1, "full", None)
+    assert (await seed.row("subscriptions", claim.subscription))["mode"] == "held"
+
+
+async def test_who_lost_the_fence_records_the_attempt_as_superseded(
+    settle: Settle, claim: Claim, seed: Seed, store: Store
+) -> None:
+    async with store.connection() as connection:
+        await connection.execute("UPDATE deliveries SET fence = fence + 1 WHERE id = $1", claim.delivery)
+    await settle(claim, RetryIn(60, "late"))
+    row = await seed.row("deliveries", claim.delivery)
+    assert (row["status"], row["attempts"]) == ("retrying", 1)
+    assert row["claimed_by"] is not None  # the new owner's
+    assert await attempts(store, claim.delivery) == [(2, "retry", True)]
+
+
+async def test_two_outcomes_of_one_delivery_in_one_batch(
+    settlement: Settlement, claim: Claim, seed: Seed, store: Store, lanes: Lanes
+) -> None:
+    """One of them lost its fence: the rules apply one after the other, and one row is written."""
+    lanes.place(claim.subscription, len(claim.data))
+    stale = Claim(
+        *(claim.delivery, claim.event, claim.subscription),
+        type(claim.held)(cycle=0, attempt=2, fence=0),
+        *(claim.claimed_s, claim.event_type, claim.event_time, claim.data, claim.traceparent),
+    )
+    settlement.add(Outcome(claim, RetryIn(60, "no"), attempted()))
+    settlement.add(Outcome(stale, Delivered(), attempted(200)))
+
+    async def both() -> bool:
+        return len(await attempts(store, claim.delivery)) == 2
+
+    await eventually(both)
+    assert (await seed.row("deliveries", claim.delivery))["status"] == "delivered"
+
+
+async def test_an_outcome_waits_for_the_database_and_is_recorded_once(
+    settle: Settle, claim: Claim, seed: Seed, store: Store, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a commit that took effect is lost, and then the database is away for a while."""
+    real, failures = store.transaction, ["after", "before", "before"]
+
+    def transaction() -> object:
+        return _Faulty(real(), failures.pop(0) if failures else None)
+
+    monkeypatch.setattr(store, "transaction", transaction)
+    await settle(claim, RetryIn(60, "the endpoint answered 500"))
+    assert not failures
+    row = await seed.row("deliveries", claim.delivery)
+    assert (row["status"], row["attempts"]) == ("retrying", 2)
+    assert await attempts(store, claim.delivery) == [(2, "retry", False)]
+    assert lanes.free == 1000
+
+
+async def test_an_outcome_that_cannot_be_stored_keeps_nobody_back(
+    settlement: Settlement, claim: Claim, claims: Claims, seed: Seed, lanes: Lanes
+) -> None:
+    other = await seed.delivery(claim.subscription, status="retrying", attempts=0)
+    (neighbour,) = await claims.due([WorkItem(other, 0, 1, 0)])
+    for one in (claim, neighbour):
+        lanes.in_hand[one.delivery] = one
+    lanes.place(claim.subscription, len(neighbour.data))
+    impossible = Attempted(uuid7(), wall(), Answered(99_999, b"", None, 1, None), "https://example.com/hook")
+    settlement.add(Outcome(claim, RetryIn(60, "no"), impossible))  # a status beyond smallint
+    settlement.add(Outcome(neighbour, Delivered(), attempted(200)))
+
+    async def neighbour_settled() -> bool:
+        return (await seed.row("deliveries", other))["status"] == "delivered"
+
+    await eventually(neighbour_settled)
+
+    async def settled_without_its_record() -> bool:
+        return (await seed.row("deliveries", claim.delivery))["attempts"] == 2
+
+    await eventually(settled_without_its_record)
+
+
+class _Faulty:
+    """A transaction whose commit fails before it takes effect, or after."""
+
+    def __init__(self, real: object, fault: str | None) -> None:
+        self._real = real
+        self._fault = fault
+
+    async def __aenter__(self) -> object:
+        if self._fault == "before":
+            await asyncio.sleep(0)
+            raise StoreUnavailable("away")
+        return await self._real.__aenter__()  # type: ignore[attr-defined]
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._real.__aexit__(*exc)  # type: ignore[attr-defined]
+        if self._fault == "after":
+            raise StoreUnavailable("the answer was lost")

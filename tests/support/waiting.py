@@ -1,0 +1,34 @@
+"""Waiting for a condition, with a deadline: never a sleep and a hope."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+
+async def until(condition: Callable[[], bool], deadline_s: float, explain: Callable[[], str]) -> None:
+    """Wait for a condition in this process; fails with what `explain` says when it does not come true in time."""
+
+    async def asked() -> bool:
+        return condition()
+
+    async def told() -> str:
+        return explain()
+
+    await eventually(asked, told, deadline_s=deadline_s)
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[bool]],
+    explain: Callable[[], Awaitable[object]] | None = None,
+    *,
+    deadline_s: float = 10,
+) -> None:
+    """Wait for a condition that has to be asked for; fails with what `explain` says when the time is over."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + deadline_s
+    while not await condition():
+        if loop.time() > end:
+            told = await explain() if explain is not None else "the condition did not come true"
+            pytest.fail(f"after {deadline_s} s: {told}")
+        await asyncio.sleep(0.02)
