@@ -23,7 +23,7 @@ class Seed:
     store: Store
     vault: Vault = field(default_factory=lambda: Vault([new_key()]))
 
-    async def subscription(self, *event_types: str, url: str = "https://example.com/hook", **columns: object) -> UUID:
+    async def subscription(self, *event_types: str, **columns: object) -> UUID:
         """An enabled subscription, with `columns` of its row set directly after."""
         key = uuid7()
         secret = format_secret(bytes(range(32)))
@@ -32,7 +32,7 @@ class Seed:
                 connection,
                 subscription_id=key,
                 tenant="default",
-                url=url,
+                url="https://example.com/hook",
                 description="",
                 event_types=list(event_types) or ["#"],
                 timeout_s=15,

@@ -6,18 +6,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 
-async def until(condition: Callable[[], bool], deadline_s: float, explain: Callable[[], str]) -> None:
-    """Wait for a condition in this process; fails with what `explain` says when it does not come true in time."""
-
-    async def asked() -> bool:
-        return condition()
-
-    async def told() -> str:
-        return explain()
-
-    await eventually(asked, told, deadline_s=deadline_s)
-
-
 async def eventually(
     condition: Callable[[], Awaitable[bool]],
     explain: Callable[[], Awaitable[object]] | None = None,

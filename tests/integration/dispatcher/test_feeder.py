@@ -100,7 +100,7 @@ async def test_an_empty_backlog_opens_the_endpoint(feeder: Feeder, fed: list[Cla
     async with running(feeder):
 
         async def opened() -> bool:
-            return (await seed.row("subscriptions", subscription))["mode"] == "open"
+            return bool((await seed.row("subscriptions", subscription))["mode"] == "open")
 
         await eventually(opened)
     row = await seed.row("subscriptions", subscription)

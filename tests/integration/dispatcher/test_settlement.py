@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -134,11 +135,7 @@ async def test_two_outcomes_of_one_delivery_in_one_batch(
 ) -> None:
     """One of them lost its fence: the rules apply one after the other, and one row is written."""
     lanes.place(claim.subscription, len(claim.data))
-    stale = Claim(
-        *(claim.delivery, claim.event, claim.subscription),
-        type(claim.held)(cycle=0, attempt=2, fence=0),
-        *(claim.claimed_s, claim.event_type, claim.event_time, claim.data, claim.traceparent),
-    )
+    stale = replace(claim, held=replace(claim.held, fence=0))
     settlement.add(Outcome(claim, RetryIn(60, "no"), attempted()))
     settlement.add(Outcome(stale, Delivered(), attempted(200)))
 
@@ -180,12 +177,12 @@ async def test_an_outcome_that_cannot_be_stored_keeps_nobody_back(
     settlement.add(Outcome(neighbour, Delivered(), attempted(200)))
 
     async def neighbour_settled() -> bool:
-        return (await seed.row("deliveries", other))["status"] == "delivered"
+        return bool((await seed.row("deliveries", other))["status"] == "delivered")
 
     await eventually(neighbour_settled)
 
     async def settled_without_its_record() -> bool:
-        return (await seed.row("deliveries", claim.delivery))["attempts"] == 2
+        return bool((await seed.row("deliveries", claim.delivery))["attempts"] == 2)
 
     await eventually(settled_without_its_record)
 

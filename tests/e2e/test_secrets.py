@@ -1,0 +1,49 @@
+"""Secrets: unreadable at rest, never in an answer or a log, and a key that is lost holds but loses nothing."""
+
+from pathlib import Path
+
+from infra.crypto import new_key
+from tests.support.receivers import Receiver
+from tests.support.system import Api, DispatcherProcess, System
+from tests.support.waiting import eventually
+
+CANARY = "canary-4be9c1d7"
+
+
+async def test_a_secret_stands_nowhere_in_clear(system: System, api: Api, receiver: Receiver, tmp_path: Path) -> None:
+    subscription = await api.subscribe(receiver.url("/hook"), headers={"authorization": f"Bearer {CANARY}"})
+    marked = (CANARY, subscription["secret"].removeprefix("whsec_"))
+    log = tmp_path / "dispatcher.log"
+    async with DispatcherProcess(system, log), system.publisher() as publisher:
+        await publisher.publish("order.created", {"n": 1})
+        (request,) = await receiver.wait_for(1)
+        await system.settled({"delivered": 1})
+    assert request.headers["authorization"] == f"Bearer {CANARY}"
+    rows = await system.fetch(
+        "SELECT to_jsonb(s)::text, encode(secrets, 'escape'), encode(headers, 'escape') FROM subscriptions AS s"
+    )
+    shown = str([tuple(row) for row in rows])
+    shown += str(await api.all("/v1/subscriptions"))
+    shown += str(await api.call("GET", f"/v1/subscriptions/{subscription['id']}"))
+    shown += str(await api.all("/v1/deliveries"))
+    shown += log.read_text()
+    for text in marked:
+        assert text not in shown
+
+
+async def test_a_subscription_that_cannot_be_decrypted_is_held_with_that_reason(
+    system: System, api: Api, receiver: Receiver
+) -> None:
+    await api.subscribe(receiver.url("/hook"))
+    async with system.publisher() as publisher:
+        async with system.dispatcher(encryption_keys=new_key()):
+            await publisher.publish("order.created", {"n": 1})
+
+            async def held() -> bool:
+                reason = await system.value("SELECT reason FROM deliveries WHERE status = 'held'")
+                return reason is not None and "cannot be decrypted" in reason
+
+            await eventually(held)
+        assert not receiver.requests
+        async with system.dispatcher():
+            await system.settled({"delivered": 1})
