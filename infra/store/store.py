@@ -8,7 +8,7 @@ giving one back costs no round trip.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, cast
 
@@ -151,7 +151,9 @@ async def _connect(pool: asyncpg.Pool, timeout_s: float) -> None:
             raise ConfigurationError("HOOKHARE_DATABASE_URL: is not a postgresql:// URL") from None
 
 
-def make_pool(dsn: str, *, size: int, timeout_s: float, application: str) -> asyncpg.Pool:
+def make_pool(
+    dsn: str, *, size: int, timeout_s: float, application: str, settings: Mapping[str, str] | None = None
+) -> asyncpg.Pool:
     """A pool that is not opened yet, with our codecs, timeouts and no reset between users."""
     return asyncpg.create_pool(
         dsn,
@@ -161,9 +163,9 @@ def make_pool(dsn: str, *, size: int, timeout_s: float, application: str) -> asy
         timeout=timeout_s,
         command_timeout=timeout_s,
         connection_class=_Connection,
-        init=_prepare,
+        init=set_codecs,
         reset=_keep,
-        server_settings=server_settings(timeout_s, application),
+        server_settings={**server_settings(timeout_s, application), **(settings or {})},
     )
 
 
@@ -193,7 +195,8 @@ def server_settings(timeout_s: float, application: str) -> dict[str, str]:
     }
 
 
-async def _prepare(conn: asyncpg.Connection) -> None:
+async def set_codecs(conn: asyncpg.Connection) -> None:
+    """Let a connection take and give jsonb as objects, by orjson."""
     # The binary form of jsonb is a version byte, 1, and the text: no decoding to str on the way.
     await conn.set_type_codec(
         "jsonb",
