@@ -109,8 +109,8 @@ class Broker(Protocol):
     - Messages of different delays do not wait for each other.
 
     Consuming:
-    - A message that is received and not acked is handed out again when its consumer closes, dies or loses its connection,
-      to any consumer of the queue, with `redelivered` set and a larger `delivery_count`.
+    - A message that is received and not acked is handed out again when its consumer closes, dies or loses its
+      connection, to any consumer of the queue, with `redelivered` set and a larger `delivery_count`.
     - An acked message is never handed out again. A released one is, at once.
     - At most `prefetch` messages are unacked at a consumer at any time; the others wait in the broker.
     - A message of the events or work queue that came back more often than the delivery limit goes to the dead letters
