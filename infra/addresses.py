@@ -92,7 +92,8 @@ def refused_host(host: str, allow: Iterable[Network]) -> str | None:
     """`check_url_host` for a host that is already at hand, in lower case and without brackets."""
     if ":" in host:
         return forbidden_reason(host, allow)
-    if host == "localhost" or host.endswith(".localhost"):  # always loopback: RFC 6761 section 6.3
+    name = host.removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):  # always loopback: RFC 6761 section 6.3
         host = "127.0.0.1"
     return refused_notation(host) or (forbidden_reason(host, allow) if _is_number(host) else None)
 

@@ -13,6 +13,7 @@ What it leaves out: how many requests run at once, and when; that is the caller'
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,11 +23,13 @@ from functools import lru_cache
 from importlib.metadata import version
 from time import monotonic
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 from aiohttp.abc import ResolveResult
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from infra.addresses import Network, check_url_host, forbidden_reason, refused_notation
@@ -70,15 +73,17 @@ _OWN_HEADERS: Final = frozenset(
     }
 )
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110 section 5.6.2, lower case
+_STOPPING: Final = (Failure.INTERNAL, "the dispatcher is stopping")
 _OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class _Attempt:
     """What the layers below learn about one request. They find it in the context that the request runs in."""
 
-    __slots__ = ("address", "forbidden", "guard", "status")
+    __slots__ = ("address", "forbidden", "guard", "host", "status")
 
     def __init__(self) -> None:
+        self.host = ""  # of the URL
         self.address: str | None = None  # tried last
         self.forbidden: str | None = None  # why an address was refused
         self.guard: ResponseGuard | None = None  # over the connection; None until there is one
@@ -116,11 +121,13 @@ class _ForbiddenAddress(OSError):
 class Egress:
     """POSTs webhooks. Open between `open_egress`'s entry and exit."""
 
-    __slots__ = ("_keep_bytes", "_session")
+    __slots__ = ("_attempts", "_closing", "_keep_bytes", "_session")
 
     def __init__(self, session: aiohttp.ClientSession, *, keep_bytes: int) -> None:
         self._session = session
         self._keep_bytes = keep_bytes
+        self._attempts: set[_Attempt] = set()
+        self._closing = False
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> AttemptResult:
         """POST `body` (JSON) to `url`, once, and tell what became of it. Raises nothing but CancelledError.
@@ -130,24 +137,42 @@ class Egress:
         began = monotonic()
         attempt = _Attempt()
         context = _ATTEMPT.set(attempt)
+        self._attempts.add(attempt)
         deadline = asyncio.timeout(timeout_s)
         try:
             async with deadline:
                 return await self._post(attempt, url, headers, body, began)
         except Exception as error:  # noqa: BLE001 the border: every failure of an attempt is a value
             if deadline.expired():
-                failure, reason = Failure.TIMEOUT, _lateness(attempt, url, timeout_s)
+                failure, reason = Failure.TIMEOUT, _lateness(attempt, timeout_s)
+            elif self._closing:
+                failure, reason = _STOPPING
             else:
-                failure, reason = _translated(error, attempt, url)
+                failure, reason = _translated(error, attempt)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            failure, reason = Failure.INTERNAL, "the dispatcher is stopping"  # the egress closed under the request
+            failure, reason = _STOPPING  # not this task was canceled, but what it waits for, because the egress closes
         finally:
             _ATTEMPT.reset(context)
+            self._attempts.discard(attempt)
+            if attempt.guard is not None and attempt.status is None:
+                attempt.guard.abort()  # no answer was taken, so the connection is nobody else's and of no more use
         address = attempt.guard.peer if attempt.guard is not None else attempt.address
         return NoAnswer(failure, reason, _elapsed_ms(began), address)
+
+    async def close(self) -> None:
+        """End what is under way, as a failure, and every connection. Takes a few seconds at most."""
+        self._closing = True
+        for attempt in self._attempts:
+            if attempt.guard is not None:
+                attempt.guard.abort()  # a polite end waits until the peer has read the request
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._session.close()
+        except TimeoutError:
+            _log.warning("egress.close_timed_out")
 
     async def _post(
         self, attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes, began: float
@@ -156,6 +181,7 @@ class Egress:
         if not isinstance(target, URL):
             failure, reason = target
             return NoAnswer(failure, reason, _elapsed_ms(began), None)
+        attempt.host = target.host or ""
         for name, value in headers.items():
             fault = _header_fault(name)
             if fault is None and not (value.isascii() and value.isprintable()):
@@ -166,7 +192,7 @@ class Egress:
         guard = attempt.guard
         assert guard is not None  # there is no response without a connection
         try:
-            guard.answered()
+            guard.answered(response.content, keep_bytes=self._keep_bytes)
             attempt.status = response.status
             kept = await self._beginning(response.content)
             return Answered(response.status, kept, response.headers.get("Retry-After"), _elapsed_ms(began), guard.peer)
@@ -223,16 +249,9 @@ async def open_egress(
             trust_env=False,
             read_bufsize=max(settings.response_keep_bytes, 4096),
         )
-        stack.push_async_callback(_close, session)
-        yield Egress(session, keep_bytes=settings.response_keep_bytes)
-
-
-async def _close(session: aiohttp.ClientSession) -> None:
-    try:
-        async with asyncio.timeout(_CLOSE_S):
-            await session.close()
-    except TimeoutError:
-        _log.warning("egress.close_timed_out")
+        egress = Egress(session, keep_bytes=settings.response_keep_bytes)
+        stack.push_async_callback(egress.close)
+        yield egress
 
 
 def _open_socket(info: aiohttp.AddrInfoType, allow: Sequence[Network]) -> socket.socket:
@@ -250,19 +269,21 @@ def _open_socket(info: aiohttp.AddrInfoType, allow: Sequence[Network]) -> socket
 
 @lru_cache(maxsize=8192)
 def _target(url: str) -> URL | tuple[Failure, str]:
-    """A URL as aiohttp takes it, or what is wrong with it."""
+    """A URL as aiohttp takes it, or what is wrong with it. Path and query stay as they are written, to the letter."""
     fault = "the URL is not one that a webhook can be sent to"
     if not (url.isascii() and url.isprintable()) or " " in url:
         return Failure.INTERNAL, fault
     try:
-        target = URL(url)
+        read, written = URL(url), urlsplit(url)
     except ValueError:
         return Failure.INTERNAL, fault
-    host = target.host
-    if target.scheme not in {"http", "https"} or not host or target.raw_user is not None:
+    host = read.raw_host
+    if read.scheme not in {"http", "https"} or not host or read.raw_user is not None:
         return Failure.INTERNAL, fault
-    notation = refused_notation(host)
-    return target if notation is None else (Failure.FORBIDDEN_ADDRESS, notation)
+    if (notation := refused_notation(host)) is not None:
+        return Failure.FORBIDDEN_ADDRESS, notation
+    query = f"?{written.query}" if written.query else ""
+    return URL(f"{read.scheme}://{read.host_port_subcomponent}{written.path or '/'}{query}", encoded=True)
 
 
 @lru_cache(maxsize=8192)
@@ -274,7 +295,7 @@ def _header_fault(name: str) -> str | None:
     return "is not the caller's to set" if lower in _OWN_HEADERS else None
 
 
-def _lateness(attempt: _Attempt, url: str, timeout_s: float) -> str:
+def _lateness(attempt: _Attempt, timeout_s: float) -> str:
     limit = f"within {timeout_s:g} s"
     if attempt.status is not None:
         return f"the answer (status {attempt.status}) did not end {limit}"
@@ -282,17 +303,17 @@ def _lateness(attempt: _Attempt, url: str, timeout_s: float) -> str:
         return f"no answer came from {attempt.guard.peer} {limit}"
     if attempt.address is not None:
         return f"no connection to {attempt.address} {limit}"
-    return f"{URL(url).host} was not looked up {limit}"
+    return f"{attempt.host} was not looked up {limit}"
 
 
-def _translated(error: Exception, attempt: _Attempt, url: str) -> tuple[Failure, str]:
+def _translated(error: Exception, attempt: _Attempt) -> tuple[Failure, str]:
     """Every failure that is not the deadline's, in our words."""
     if attempt.guard is None:
-        return _connect_failure(error, attempt, URL(url).host or "")
+        return _connect_failure(error, attempt)
     if attempt.guard.fault is not None:
         return Failure.INVALID_RESPONSE, f"the endpoint {attempt.guard.fault}"
     match error:
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | HttpProcessingError():
             return Failure.INVALID_RESPONSE, f"the endpoint's answer is not HTTP: {_short(error.message)}"
         case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() if attempt.status is not None:
             return Failure.DISCONNECTED, f"the connection ended within the answer (status {attempt.status})"
@@ -304,7 +325,8 @@ def _translated(error: Exception, attempt: _Attempt, url: str) -> tuple[Failure,
             return _unforeseen(error)
 
 
-def _connect_failure(error: Exception, attempt: _Attempt, host: str) -> tuple[Failure, str]:
+def _connect_failure(error: Exception, attempt: _Attempt) -> tuple[Failure, str]:
+    host = attempt.host
     if attempt.forbidden is not None:
         via = "" if attempt.forbidden.startswith(f"{host} ") else f"{host} leads to a forbidden address: "
         return Failure.FORBIDDEN_ADDRESS, (
@@ -316,7 +338,7 @@ def _connect_failure(error: Exception, attempt: _Attempt, host: str) -> tuple[Fa
         case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as fault):
             return Failure.TLS, f"the certificate of {host} is not trusted: {fault.verify_message}"
         case aiohttp.ClientConnectorSSLError() | aiohttp.ClientConnectorCertificateError():
-            return Failure.TLS, f"TLS with {host} failed: {_system(error)}"
+            return Failure.TLS, f"TLS with {host} failed: {_system(error.os_error)}"
         case aiohttp.ClientConnectorError() if error.os_error.errno in _OUR_FAULT:
             return Failure.INTERNAL, f"this dispatcher is short of resources: {_system(error.os_error)}"
         case aiohttp.ClientConnectorError():
@@ -330,10 +352,14 @@ def _unforeseen(error: Exception) -> tuple[Failure, str]:
     return Failure.INTERNAL, f"unforeseen: {type(error).__name__}"
 
 
-def _system(error: BaseException) -> str:
-    """What the system or a library says, without our own wrapping."""
-    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return _short(str(text).replace("_", " ").lower())
+def _system(error: OSError) -> str:
+    """What the system or OpenSSL says, without what the libraries between wrap around it."""
+    text: str | None
+    if isinstance(error, ssl.SSLError):
+        text = error.reason.replace("_", " ") if error.reason else None
+    else:
+        text = os.strerror(error.errno) if error.errno else error.strerror
+    return _short(text or str(error) or type(error).__name__).lower()
 
 
 def _short(text: str) -> str:

@@ -11,10 +11,14 @@ import asyncio
 from enum import Enum, auto
 from typing import Final
 
+from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 HEAD_MAX_BYTES: Final = 65_536  # status line, headers and interim answers together
+# Around a body: what frames its chunks, and what was on its way when flow control paused it. Far more than both need.
+_BODY_OVERHEAD_BYTES: Final = 1_048_576
+_BODY_OVERHEAD_FACTOR: Final = 16  # a byte in a chunk of its own takes six
 _PIECE_BYTES: Final = 16_384
 _QUEUED_MAX: Final = 8  # answers parsed and not yet taken: one, and a few interim ones
 
@@ -28,13 +32,14 @@ class _Phase(Enum):
 class ResponseGuard(asyncio.Protocol):
     """Passes on what was asked for, and aborts the connection at anything else. One for each connection."""
 
-    __slots__ = ("_handler", "_head_left_bytes", "_phase", "_transport", "fault", "peer")
+    __slots__ = ("_content", "_handler", "_left_bytes", "_phase", "_transport", "fault", "peer")
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler) -> None:
         self._transport = transport
         self._handler = handler
         self._phase = _Phase.IDLE
-        self._head_left_bytes = 0
+        self._left_bytes = 0  # of this phase
+        self._content: StreamReader | None = None
         self.peer = printable_address(transport.get_extra_info("peername"))
         self.fault: str | None = None  # why the connection was aborted, as the end of a sentence about the endpoint
 
@@ -54,16 +59,23 @@ class ResponseGuard(asyncio.Protocol):
     def begin(self) -> None:
         """A request is about to be written."""
         self._phase = _Phase.HEAD
-        self._head_left_bytes = HEAD_MAX_BYTES
+        self._left_bytes = HEAD_MAX_BYTES
 
-    def answered(self) -> None:
-        """The final answer's head was taken. Its body may have ended already, and the connection be idle again."""
-        if self._phase is _Phase.HEAD:
+    def answered(self, content: StreamReader, *, keep_bytes: int) -> None:
+        """The final answer's head was taken; `content` is its body, of which `keep_bytes` will be read.
+
+        The body may have ended already, and the connection be idle again.
+        """
+        if self._phase is not _Phase.IDLE:
             self._phase = _Phase.BODY
+            self._left_bytes = _BODY_OVERHEAD_BYTES + _BODY_OVERHEAD_FACTOR * keep_bytes
+            self._content = content
+            self._tell_reader()
 
     def end(self) -> None:
         """The connection goes back to the pool or is closed."""
         self._phase = _Phase.IDLE
+        self._content = None
         if not self._transport.is_closing() and self._transport.get_write_buffer_size():
             self._transport.abort()
 
@@ -73,7 +85,7 @@ class ResponseGuard(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _Phase.BODY:
-            self._handler.data_received(data)
+            self._body_received(data)
         elif self._phase is _Phase.IDLE:
             self._transport.abort()
         elif len(data) <= _PIECE_BYTES:
@@ -82,8 +94,8 @@ class ResponseGuard(asyncio.Protocol):
             self._much_received(data)
 
     def _head_received(self, data: bytes) -> None:
-        self._head_left_bytes -= len(data)
-        if self._head_left_bytes < 0:
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
             self._refuse(f"sent {HEAD_MAX_BYTES} bytes without an answer in them")
             return
         self._handler.data_received(data)
@@ -97,10 +109,24 @@ class ResponseGuard(asyncio.Protocol):
             if self._transport.is_closing():
                 return
             if not self._transport.is_reading():
-                self._phase = _Phase.BODY
                 self._handler.data_received(data[start:])
                 return
             self._head_received(data[start : start + _PIECE_BYTES])
+
+    def _body_received(self, data: bytes) -> None:
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            self._refuse("sent much around a small body")
+            return
+        self._handler.data_received(data)
+        self._tell_reader()
+
+    def _tell_reader(self) -> None:
+        # When a body breaks HTTP's rules, aiohttp (3.14) tells whoever waits for an answer, and nobody does any more:
+        # the reader of the body would wait until the deadline.
+        fault = self._handler.exception()
+        if fault is not None and self._content is not None and self._content.exception() is None:
+            self._content.set_exception(fault)
 
     def _refuse(self, fault: str) -> None:
         self.fault = fault
