@@ -1,0 +1,226 @@
+"""The commands. Each one reads the settings, hands over to the part that does the work, and prints for a person.
+
+Modules of the servers are imported inside the commands, so that `--help` is quick and a missing extra is said by the
+one command that needs it.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from hookhare import process
+from infra.settings import Settings, read_settings
+from schemas.errors import ConfigurationError
+
+_WIDE_COLUMNS = 200  # without a terminal a table is not cut to 80 columns: somebody pipes it into grep
+
+app = typer.Typer(
+    name="hookhare",
+    help="Hookhare delivers events as signed webhooks. New here? Run `hookhare demo`, then `hookhare dev`.",
+    epilog="Every command is set up by HOOKHARE_* environment variables: `hookhare settings` lists them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+keys = typer.Typer(help="Make keys: for callers of the API, and for the secrets at rest.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@app.command()
+def dev() -> None:
+    """Run everything in one process, with nothing else installed: a database, a broker, the API and a dispatcher.
+
+    The data stays in the folder HOOKHARE_HOME (.hookhare). With HOOKHARE_BROKER_URL=amqp://… RabbitMQ carries the
+    events instead of the database, and with HOOKHARE_DATABASE_URL a PostgreSQL server of yours keeps the data. Webhooks
+    may go to this machine itself, which the real servers allow only when told to. Ctrl-C stops it, after the deliveries
+    in flight.
+    """
+    from hookhare.dev import announce, dev_settings, open_dev
+
+    async def main() -> None:
+        server = open_dev(dev_settings(read_settings()))
+        await process.serve(server, announce, lambda running: running.failed)
+
+    _exit(process.run(main))
+
+
+@app.command()
+def demo(
+    broker: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="amqp:// URL of a RabbitMQ that nobody else uses; the database otherwise."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although the RabbitMQ already carries events of somebody.")
+    ] = False,
+) -> None:
+    """Watch events become webhooks: three receivers, one of them broken, its dead letters, and their replay.
+
+    It takes less than a minute, runs in a folder that is removed afterwards, and talks only to this machine. It exits
+    with 0 only if every expected webhook arrived, was verified by the official `standardwebhooks` library, and carried
+    its data byte for byte as published.
+    """
+    try:
+        from hookhare.demo.run import run_demo
+    except ModuleNotFoundError as missing:
+        if missing.name != "standardwebhooks":
+            raise
+        _say("hookhare: the demo needs more: pip install 'hookhare[embedded]'")
+        raise typer.Exit(1) from None
+    _exit(process.run(lambda: run_demo(broker_url=broker, force=force)))
+
+
+@app.command()
+def api() -> None:
+    """Run the HTTP API: subscriptions, events, deliveries, dead letters, replays.
+
+    Needs HOOKHARE_DATABASE_URL (migrated), HOOKHARE_ENCRYPTION_KEYS, and HOOKHARE_BROKER_URL unless the database is the
+    broker. SIGTERM and Ctrl-C stop it after the requests under way.
+    """
+    from consumer_api.bootstrap import open_api
+    from infra.telemetry import configure_logging
+
+    async def main() -> None:
+        settings = read_settings()
+        configure_logging(settings)
+        await process.serve(
+            open_api(settings), lambda running: _say(f"the API listens on http://{running.host}:{running.port}")
+        )
+
+    _exit(process.run(main))
+
+
+@app.command()
+def dispatcher() -> None:
+    """Run a dispatcher: it takes events in, POSTs them to every subscriber, and retries. Run as many as you like.
+
+    Needs HOOKHARE_DATABASE_URL (migrated), HOOKHARE_ENCRYPTION_KEYS, and HOOKHARE_BROKER_URL unless the database is the
+    broker. SIGTERM and Ctrl-C drain it: nothing new is begun, what is in flight gets HOOKHARE_DRAIN_S seconds, the rest
+    is left to the other dispatchers.
+    """
+    from dispatcher.bootstrap import open_dispatcher
+    from infra.telemetry import configure_logging
+
+    async def main() -> None:
+        settings = read_settings()
+        configure_logging(settings)
+        await process.serve(
+            open_dispatcher(settings),
+            lambda running: _say(f"the dispatcher is up; health and metrics on port {running.port}"),
+            lambda running: running.failed,
+        )
+
+    _exit(process.run(main))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to this version. Safe to run from many places at once, and again."""
+    from infra.store.migrate import SCHEMA_HEAD
+    from infra.store.migrate import migrate as migrate_database
+
+    async def main() -> None:
+        await migrate_database(_database_url(read_settings()))
+        _say(f"the database is at {SCHEMA_HEAD}")
+
+    _exit(process.run(main))
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Who or what will use it; shown in lists.")] = "admin",
+) -> None:
+    """Make an admin key for the API and print it. It is shown this once and stored nowhere.
+
+    Needs HOOKHARE_DATABASE_URL. Callers send it as `Authorization: Bearer <key>`.
+    """
+    from infra.store import api_keys
+    from infra.store.store import open_store
+
+    async def main() -> None:
+        async with open_store(read_settings()) as store:
+            await store.check()
+            async with store.transaction() as connection:
+                key, row = await api_keys.create(connection, name)
+        _say(f"the key of {row.name!r}, shown only now:")
+        typer.echo(key)
+
+    _exit(process.run(main))
+
+
+@keys.command("new-encryption-key")
+def new_encryption_key() -> None:
+    """Print a new key for HOOKHARE_ENCRYPTION_KEYS.
+
+    To change the key, put the new one in front of the old one, separated by a comma, and restart everything: the first
+    encrypts, all decrypt.
+    """
+    from infra.crypto import new_key
+
+    typer.echo(new_key())
+
+
+@app.command("topology")
+def topology_command(
+    declare: Annotated[
+        bool, typer.Option("--declare", help="Declare it all at HOOKHARE_BROKER_URL; safe to repeat.")
+    ] = False,
+) -> None:
+    """Print every exchange, queue and binding in RabbitMQ, with its arguments.
+
+    The dispatcher and the API declare them by themselves. Publishers never do: with `--declare`, RabbitMQ is ready for
+    them before anything else of Hookhare runs.
+    """
+    from hookhare.topology_list import declare_topology, show_topology
+
+    async def main() -> None:
+        settings = read_settings()
+        show_topology(settings, Console(width=None if sys.stdout.isatty() else _WIDE_COLUMNS))
+        if declare:
+            await declare_topology(settings)
+            _say("declared")
+
+    _exit(process.run(main))
+
+
+@app.command("settings")
+def settings_command(
+    env: Annotated[bool, typer.Option("--env", help="Print the text of .env.example instead of a table.")] = False,
+) -> None:
+    """List every setting: its variable, what is in force, its default, and what it does. Secrets are not shown."""
+    from hookhare.settings_list import env_example, in_force, listed
+
+    if env:
+        typer.echo(env_example(), nl=False)
+        return
+
+    async def main() -> None:
+        settings = read_settings()
+        table = Table("variable", "in force", "default", "what it does", box=SIMPLE_HEAD)
+        for name, setting in listed():
+            now = in_force(settings, name)
+            style = "" if now == setting.default else "bold"
+            table.add_row(setting.variable, now, setting.default, setting.description, style=style)
+        Console(width=None if sys.stdout.isatty() else _WIDE_COLUMNS).print(table)
+
+    _exit(process.run(main))
+
+
+def _database_url(settings: Settings) -> str:
+    if settings.database_url is None:
+        raise ConfigurationError("HOOKHARE_DATABASE_URL is not set: the postgresql:// URL of the database")
+    return settings.database_url.get_secret_value()
+
+
+def _say(line: str) -> None:
+    """To stderr: stdout is for what another program may want to read."""
+    typer.echo(line, err=True)
+
+
+def _exit(code: int) -> None:
+    raise typer.Exit(code)

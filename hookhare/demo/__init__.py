@@ -1,0 +1,1 @@
+"""`hookhare demo`: the whole path, from a publish to a verified webhook, with receivers that misbehave."""
