@@ -50,7 +50,7 @@ def invalid_input(error: ValidationError, *, model: type[BaseModel] | None = Non
 def rule(message: str | None) -> None:
     """Raise what pydantic reports as the field's fault; do nothing for None."""
     if message is not None:
-        raise PydanticCustomError("rule", "{message}", {"message": message})
+        raise PydanticCustomError("rule", message)
 
 
 def _echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:

@@ -47,7 +47,7 @@ _HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{
 _RESERVED_HEADERS: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
-        *("te", "trailer", "trailers", "transfer-encoding", "upgrade", "expect"),
+        *("te", "trailer", "transfer-encoding", "upgrade", "expect"),
         *("host", "user-agent", "traceparent", "tracestate"),
     }
 )

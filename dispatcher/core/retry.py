@@ -53,5 +53,5 @@ def parse_retry_after(value: str | None, *, now: datetime) -> float | None:
         moment = parsedate_to_datetime(text)
         # A date without a zone, as of asctime, is in UTC too: section 5.6.7.
         return max(0.0, ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds())
-    except (ValueError, TypeError, IndexError, OverflowError):  # what the standard library lets out for junk
+    except (ValueError, OverflowError):  # OverflowError: a number in it that no C integer holds
         return None

@@ -182,6 +182,13 @@ class TestSignAndVerify:
         with pytest.raises(InvalidSignature):
             verify(other, headers=headers, body=b"{}", now=NOW)
 
+    @pytest.mark.parametrize("secret", [SECRET, KEYPAIR])
+    @pytest.mark.parametrize("before", ["", "v1", "v1,", "v1,***", "v1a,***", "v1a,eHh4", "v9,eHh4", ",", " "])
+    def test_what_stands_before_the_right_signature_does_not_matter(self, secret: str, before: str) -> None:
+        key = parse_secret(secret)
+        signature = sign([key], webhook_id="evt_1", timestamp=NOW_S, body=b"{}")
+        verify(key, headers=headers_of(f"{before} {signature}"), body=b"{}", now=NOW)
+
     def test_every_live_secret_signs_in_order(self) -> None:
         keys: list[SigningKey] = [parse_secret(SECRET), key_pair(), parse_secret(format_secret(b"z" * 24))]
         signatures = sign(keys, webhook_id="evt_1", timestamp=NOW_S, body=b"{}")
