@@ -27,6 +27,7 @@ from dispatcher.lanes import Claim, Lanes
 from infra.broker.base import Broker, Consumer, Outgoing, Queue, Received, ToDead
 from infra.settings import Settings
 from infra.store import statements as sql
+from infra.store.dead_letters import pack_properties
 from infra.store.locks import share_subscriptions
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -348,7 +349,7 @@ async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> Non
         f"conflict:{identity}",
         one.received.routing_key,
         message.body,
-        storable_headers(message),
+        pack_properties(message),
     )
 
 
@@ -356,23 +357,6 @@ def messaging_system(settings: Settings) -> str:
     """The broker's name by OpenTelemetry's messaging conventions."""
     url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
     return "rabbitmq" if url.startswith("amqp") else "postgresql"
-
-
-def storable_headers(message: Message) -> dict[str, object]:
-    """A message's headers and properties as JSON that PostgreSQL takes (no NUL, no bytes)."""
-    headers = {
-        **{key: value for key, value in message.headers.items() if value is not None},
-        "content_type": message.content_type,
-        "type": message.type,
-        "app_id": message.app_id,
-        "message_id": message.message_id,
-    }
-    return {_text(key): _text(value) for key, value in headers.items() if value is not None}
-
-
-def _text(value: object) -> str:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _with_reason(message: Message, reason: str) -> Message:

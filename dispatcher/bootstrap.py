@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
-from infra.broker.open import open_broker
 
 from dispatcher.admission import Admission
 from dispatcher.claims import Claims
@@ -31,6 +30,7 @@ from dispatcher.reconciler import Reconciler
 from dispatcher.settlement import Outcome, Settlement
 from dispatcher.upkeep import Upkeep
 from infra.broker.base import Broker, Queue
+from infra.broker.open import open_broker
 from infra.crypto import Vault
 from infra.egress import open_egress
 from infra.settings import Settings
@@ -91,7 +91,8 @@ async def open_dispatcher(settings: Settings) -> AsyncIterator[Dispatcher]:
 async def _parts(
     settings: Settings, store: Store, broker: Broker, vault: Vault, heartbeat: Heartbeat, telemetry: Telemetry
 ) -> AsyncIterator[asyncio.Future[None]]:
-    """The parts, wired and running; at exit, drained."""
+    """The parts, wired and running. At exit, in this order: nothing more is taken, the consumers close, the work in
+    hand is drained, the leases are given back, and the heart stops."""
     index = SubscriptionIndex(vault)
     lanes = Lanes(
         max_in_hand=settings.max_in_hand,
@@ -112,33 +113,31 @@ async def _parts(
     keeper = Keeper(store, telemetry)
     async with store.connection() as connection:
         await index.refresh(connection)
-    async with open_egress(settings) as egress:
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with AsyncExitStack() as stack:
+        egress = await stack.enter_async_context(open_egress(settings))
         lanes.start(Deliverer(index, egress, heartbeat, settlement, telemetry).deliver)
-        async with AsyncExitStack() as consumers:
-            events = await consumers.enter_async_context(broker.consume(Queue.EVENTS, prefetch=settings.prefetch))
-            work = await consumers.enter_async_context(broker.consume(Queue.WORK, prefetch=settings.prefetch))
-            dead = await consumers.enter_async_context(broker.consume(Queue.DEAD_LETTERS, prefetch=_KEEPER_PREFETCH))
-            unrouted = await consumers.enter_async_context(broker.consume(Queue.UNROUTED, prefetch=_KEEPER_PREFETCH))
-            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            takers = [
-                _watch(failed, admission.run(events)),
-                _watch(failed, due.run(work)),
-                _watch(failed, keeper.run(dead, Queue.DEAD_LETTERS)),
-                _watch(failed, keeper.run(unrouted, Queue.UNROUTED)),
-                _watch(failed, feeder.run()),
-                _watch(failed, reconciler.run()),
-                _watch(failed, upkeep.run_replays()),
-                _watch(failed, upkeep.run_maintenance()),
-                _watch(failed, upkeep.run_gauges()),
-            ]
-            finishers = [_watch(failed, settlement.run()), _watch(failed, heartbeat.run())]
-            try:
-                yield failed
-            finally:
-                await _cancel(takers)
-        await _drain(settings, lanes, settlement, hints, finishers[0])
-        await feeder.release()
-        await _cancel(finishers)
+        beating = _watch(failed, heartbeat.run())
+        stack.push_async_callback(_cancel, [beating])
+        stack.push_async_callback(feeder.release)
+        stack.push_async_callback(_drain, settings, lanes, settlement, hints, _watch(failed, settlement.run()))
+        events = await stack.enter_async_context(broker.consume(Queue.EVENTS, prefetch=settings.prefetch))
+        work = await stack.enter_async_context(broker.consume(Queue.WORK, prefetch=settings.prefetch))
+        dead = await stack.enter_async_context(broker.consume(Queue.DEAD_LETTERS, prefetch=_KEEPER_PREFETCH))
+        unrouted = await stack.enter_async_context(broker.consume(Queue.UNROUTED, prefetch=_KEEPER_PREFETCH))
+        takers = [
+            admission.run(events),
+            due.run(work),
+            keeper.run(dead, Queue.DEAD_LETTERS),
+            keeper.run(unrouted, Queue.UNROUTED),
+            feeder.run(),
+            reconciler.run(),
+            upkeep.run_replays(),
+            upkeep.run_maintenance(),
+            upkeep.run_gauges(),
+        ]
+        stack.push_async_callback(_cancel, [_watch(failed, taker) for taker in takers])
+        yield failed
 
 
 async def _drain(

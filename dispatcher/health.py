@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from infra.telemetry import Telemetry
 
 from dispatcher.heartbeat import Heartbeat
 from infra.broker.base import Broker
 from infra.store.store import Store
+from infra.telemetry import Telemetry
 from schemas.errors import ConfigurationError, HookhareError
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]

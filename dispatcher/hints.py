@@ -10,11 +10,11 @@ from uuid import UUID
 import orjson
 import structlog
 from asyncpg import Record
-from infra.telemetry import Telemetry
 
 from infra.broker.base import Broker, Outgoing, ToDead, ToWorkAfter
 from infra.store import statements as sql
 from infra.store.store import Store
+from infra.telemetry import Telemetry
 from schemas.deliveries import DeadLetterKind
 from schemas.errors import BrokerError, StoreError
 from schemas.ids import DEAD_LETTER, DELIVERY, EVENT, SUBSCRIPTION, public_id

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from infra.telemetry import Telemetry
 from uuid_utils.compat import uuid7
 
 from dispatcher.claims import Claims
@@ -23,6 +22,7 @@ from dispatcher.settlement import Outcome, Settlement
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.store import Store
+from infra.telemetry import Telemetry
 from schemas.deliveries import Status
 from schemas.errors import StoreError
 

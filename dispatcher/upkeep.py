@@ -3,7 +3,6 @@
 import asyncio
 
 import structlog
-from infra.telemetry import Telemetry
 
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.lanes import Lanes
@@ -11,6 +10,7 @@ from infra.settings import Settings
 from infra.store import partitions, replays
 from infra.store import statements as sql
 from infra.store.store import Store
+from infra.telemetry import Telemetry
 from schemas.errors import StoreError
 
 log = structlog.get_logger(__name__)

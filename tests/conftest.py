@@ -4,6 +4,6 @@ from importlib.util import find_spec
 
 pytest_plugins = [
     name
-    for name in ("tests.support.rabbitmq", "tests.support.postgres", "tests.support.receivers")
+    for name in ("tests.support.rabbitmq", "tests.support.postgres", "tests.support.receivers", "tests.support.system")
     if find_spec(name)  # while the parts are being built
 ]

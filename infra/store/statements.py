@@ -291,8 +291,8 @@ RETURNING s.id
 
 # Counts stop at 10,000: a gauge is not worth a scan of a million rows.
 BACKLOG_VIEW: Final = """
-SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'held' LIMIT 10000) AS some) AS held,
-       (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'retrying' LIMIT 10000) AS some) AS retrying,
+SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'held' LIMIT 10000) AS first_ones) AS held,
+       (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'retrying' LIMIT 10000) AS first_ones) AS retrying,
        (SELECT extract(epoch FROM clock_timestamp() - min(claimed_at))::float8
         FROM deliveries WHERE claimed_by IS NOT NULL) AS oldest_pending_s
 """
