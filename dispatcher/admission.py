@@ -250,7 +250,7 @@ class Admission:
                 )
             }
             for one in repeats:
-                if digests.get(one.unique) == one.event.digest:
+                if digests.get(one.unique, one.event.digest) == one.event.digest:
                     admitted.duplicates += 1
                 else:
                     admitted.conflicts += 1

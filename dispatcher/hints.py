@@ -28,7 +28,14 @@ class Hints:
     """Publishes in the background, at most `at_once` batches at a time; what is over waits for the reconciler."""
 
     def __init__(
-        self, broker: Broker, store: Store, telemetry: Telemetry, *, timeout_s: float, batch_rows: int, at_once: int = 8
+        self,
+        broker: Broker,
+        store: Store,
+        telemetry: Telemetry,
+        *,
+        timeout_s: float,
+        batch_rows: int,
+        at_once: int = 64,
     ) -> None:
         self._broker = broker
         self._store = store
@@ -54,9 +61,11 @@ class Hints:
     async def publish_dead_letters(self) -> None:
         """Publish the dead letters not marked published, and mark them. Raises nothing: they stay unmarked."""
         async with self._one_publisher:
-            await self._publish_unmarked()
+            while await self._publish_unmarked():
+                pass
 
-    async def _publish_unmarked(self) -> None:
+    async def _publish_unmarked(self) -> bool:
+        """One batch; whether there may be another."""
         try:
             async with self._store.connection() as connection:
                 rows = await connection.fetch(sql.UNPUBLISHED_DEAD_LETTERS, self._batch_rows)
@@ -67,6 +76,8 @@ class Hints:
                     await connection.execute(sql.MARK_DEAD_LETTERS_PUBLISHED, published)
         except StoreError as error:
             log.warning("dead_letters.not_published", error=str(error))
+            return False
+        return len(published) == self._batch_rows
 
     async def _publish_work(self, due: Sequence[tuple[WorkItem, float]]) -> None:
         await self._send([Outgoing(ToWorkAfter(delay_s), encode_work(item)) for item, delay_s in due])

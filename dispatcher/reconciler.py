@@ -95,22 +95,24 @@ class Reconciler:
             if await connection.fetchval(sql.MAY_JUDGE, self._heartbeat.incarnation, liveness_s) is None:
                 return
             leases = await connection.fetch(sql.FREE_DEAD_LEASES, liveness_s)
-        async with self._store.transaction() as connection:
-            freed = await connection.fetch(
-                sql.FREE_DEAD_CLAIMS, liveness_s, self._heartbeat.times.claim_cap_s, self._settings.batch_rows
-            )
-        await self._hold_endpoints({row["subscription_id"] for row in freed if row["status"] == Status.HELD})
         self._count("dead_leases", len(leases))
-        self._count("dead_claims", len(freed))
+        await self._in_batches(
+            "dead_claims", sql.FREE_DEAD_CLAIMS, liveness_s, float(self._heartbeat.times.claim_cap_s)
+        )
 
     async def _hold_overdue(self) -> None:
         """Retries whose hint is late beyond the grace: with a wiped broker, all of them."""
-        async with self._store.transaction() as connection:
-            overdue = await connection.fetch(
-                sql.HOLD_OVERDUE, self._settings.reconcile_grace_s, self._settings.batch_rows
-            )
-        await self._hold_endpoints({row["subscription_id"] for row in overdue})
-        self._count("overdue_retries", len(overdue))
+        await self._in_batches("overdue_retries", sql.HOLD_OVERDUE, self._settings.reconcile_grace_s)
+
+    async def _in_batches(self, what: str, statement: str, *arguments: float) -> None:
+        """Run a statement that holds rows until it finds no more, and hold the endpoints of those that it held."""
+        limit = number = self._settings.batch_rows
+        while number == limit:
+            async with self._store.transaction() as connection:
+                rows = await connection.fetch(statement, *arguments, limit)
+            await self._hold_endpoints({row["subscription_id"] for row in rows if row["status"] == Status.HELD})
+            number = len(rows)
+            self._count(what, number)
 
     async def _end_orphaned(self) -> None:
         """Waiting rows of subscriptions that are disabled or deleted."""

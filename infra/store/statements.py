@@ -252,7 +252,7 @@ WITH overdue AS (
 )
 UPDATE deliveries AS d SET status = 'held', next_attempt_at = NULL, hint_due_at = NULL, updated_at = clock_timestamp()
 FROM overdue WHERE d.id = overdue.id
-RETURNING d.id, d.subscription_id
+RETURNING d.id, d.subscription_id, d.status
 """
 
 # Waiting rows of subscriptions that are disabled or deleted: ended with the reason. $1 how many.
