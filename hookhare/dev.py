@@ -45,15 +45,19 @@ class DevServer:
     admin_key: str = field(repr=False)
     admin_key_file: Path
     broker_url: str = field(repr=False)
+    metrics_url: str
     failed: asyncio.Future[None] = field(repr=False)
 
 
 def dev_settings(settings: Settings) -> Settings:
-    """The settings of the embedded mode: webhooks may go to loopback, and logs are for a person unless set."""
-    changes: dict[str, object] = {"egress_allow": (*settings.egress_allow, *_LOOPBACK)}
-    if "log_format" not in settings.model_fields_set:
-        changes["log_format"] = "console"
-    return settings.model_copy(update=changes)
+    """The settings of the embedded mode: webhooks may go to loopback.
+
+    Where nothing else is set, logs are for a person, and the dispatcher's metrics take a free port, since 9090 is often
+    Prometheus's own.
+    """
+    changes: dict[str, object] = {"log_format": "console", "dispatcher_port": 0}
+    changes = {name: value for name, value in changes.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update={**changes, "egress_allow": (*settings.egress_allow, *_LOOPBACK)})
 
 
 @asynccontextmanager
@@ -72,16 +76,18 @@ async def open_dev(settings: Settings) -> AsyncIterator[DevServer]:
         settings = settings.model_copy(update={"database_url": database_url, "encryption_keys": encryption_keys})
         admin_key = await _admin_key(settings, home / _ADMIN_FILE)
         api = await stack.enter_async_context(open_api(settings))
-        dispatcher = await stack.enter_async_context(open_dispatcher(settings))
+        # Before the dispatcher, so that it is there until the dispatcher has drained.
         inbox_url = await stack.enter_async_context(
             open_inbox(settings.api_port + 1 if settings.api_port else 0, typer.echo)
         )
+        dispatcher = await stack.enter_async_context(open_dispatcher(settings))
         yield DevServer(
             api_url=f"http://{api.host}:{api.port}",
             inbox_url=inbox_url,
             admin_key=admin_key,
             admin_key_file=home / _ADMIN_FILE,
             broker_url=(settings.broker_url or database_url).get_secret_value(),
+            metrics_url=f"http://{settings.dispatcher_host}:{dispatcher.port}/metrics",
             failed=dispatcher.failed,
         )
 
@@ -97,6 +103,7 @@ Hookhare is up.
                kept in {server.admin_key_file}
   inbox        {server.inbox_url}
                a receiver for trying things out: what arrives is printed here
+  metrics      {server.api_url}/metrics and {server.metrics_url}
   publish to   HOOKHARE_BROKER_URL={shlex.quote(server.broker_url)}
 Webhooks may go to this machine (127.0.0.0/8 and ::1), which only the development server allows by itself.
 

@@ -6,19 +6,28 @@ before the server is up, cancels what is under way: the command still closes wha
 
 import asyncio
 import errno
+import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
-from schemas.errors import HookhareError
+from schemas.errors import BrokerUnavailable, HookhareError, StoreUnavailable
 
 T = TypeVar("T")
+
+_ADVICE: Mapping[type[HookhareError], str] = {
+    StoreUnavailable: "; is HOOKHARE_DATABASE_URL right, and the database up?",
+    BrokerUnavailable: "; is HOOKHARE_BROKER_URL right, and the broker up?",
+}
 
 
 def run(main: Callable[[], Coroutine[Any, Any, int | None]]) -> int:
     """Run a command to its end and return its exit code. Errors raised on purpose become lines on stderr."""
+    if not logging.getLogger().handlers:
+        # Until a server configures its logs: else Python prints libraries' warnings between our lines.
+        logging.getLogger().addHandler(logging.NullHandler())
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(main()) or 0
@@ -107,7 +116,7 @@ def explain(error: BaseException) -> list[str] | None:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return [f"{error.strerror or error}: set HOOKHARE_API_PORT or HOOKHARE_DISPATCHER_PORT to a free port, or 0"]
     if isinstance(error, HookhareError):
-        return [f"{type(error).__name__}: {error}"]
+        return [f"{type(error).__name__}: {error}{_ADVICE.get(type(error), '')}"]
     return None
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from infra.broker.open import open_broker
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from infra.broker.ladder import RUNGS_MS
+from infra.broker.open import open_broker
 from infra.broker.topology import TopologyOptions, rung_queue, topology
 from infra.settings import Settings
 from schemas.errors import ConfigurationError

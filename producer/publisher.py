@@ -20,7 +20,6 @@ from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -213,12 +212,12 @@ def _url_from_environment() -> str:
 
 def _broker_of(url: str, timeout_s: float) -> tuple[Callable[[], Broker], str]:
     """How to make the broker that a URL names, and the name of its system. The URL may hold a password: never shown."""
-    scheme = urlsplit(url).scheme
-    if scheme in {"amqp", "amqps"}:
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme in {"amqp", "amqps"}:
         from infra.broker.rabbitmq import RabbitBroker  # noqa: PLC0415  loaded only if used
 
         return lambda: RabbitBroker(url, topology=None, timeout_s=timeout_s), "rabbitmq"
-    if scheme in {"postgresql", "postgres"}:
+    if separator and scheme in {"postgresql", "postgres"}:
         try:
             from infra.broker.postgres import PostgresBroker  # noqa: PLC0415  not in the base install
         except ModuleNotFoundError as missing:

@@ -3,6 +3,8 @@
 An event of another installation would be admitted into the demo's database, match nothing there, and be gone.
 """
 
+import asyncio
+
 import aiormq
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 
@@ -14,8 +16,11 @@ _TIMEOUT_S = 10
 
 async def require_unused(url: str) -> None:
     """Raise ConfigurationError if the RabbitMQ at `url` carries events, or somebody consumes them there."""
+    if not url.startswith(("amqp://", "amqps://")):
+        raise ConfigurationError("--broker must be an amqp:// or amqps:// URL")  # not shown: it may hold a password
     try:
-        connection = await aiormq.connect(url)
+        async with asyncio.timeout(_TIMEOUT_S):
+            connection = await aiormq.connect(url)
     except (AMQPError, OSError, ValueError) as error:
         raise BrokerUnavailable(f"RabbitMQ cannot be reached at the URL given: {type(error).__name__}") from error
     try:

@@ -16,11 +16,11 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 
 class Trouble(Enum):
-    """What is wrong with a receiver."""
+    """What is wrong with a receiver: how it answers."""
 
-    NONE = "answers 200"
-    FLAKY = "answers 503 twice for each event, then 200"
-    BROKEN = "answers 500 until somebody mends it"
+    NONE = "200"
+    FLAKY = "503, 503, 200"  # for each event
+    BROKEN = "500 until mended"
 
 
 class _Body(msgspec.Struct):

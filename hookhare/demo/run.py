@@ -59,7 +59,9 @@ async def run_demo(*, broker_url: str | None, force: bool) -> int:
         for fault in faults:
             console.print(f"  {fault}", highlight=False, markup=False)
         return 1
-    console.print(f"[bold green]All well[/], in {time.monotonic() - started_s:.0f} s. Next: `hookhare dev`.")
+    console.print(
+        f"[bold green]All well[/], in {time.monotonic() - started_s:.0f} s. Next: `hookhare dev`.", highlight=False
+    )
     return 0
 
 
@@ -85,14 +87,19 @@ async def _walk(server: DevServer, console: Console) -> list[str]:
     async with listening(receivers), open_api_client(server.api_url, server.admin_key) as api:
         subscribed = [await _subscribe(api, tenant, receiver, wanted) for receiver in receivers]
         for receiver in receivers:
-            console.print(f"  {receiver.name:<8} {receiver.trouble.value}", highlight=False)
+            patterns = " and ".join(receiver.patterns)
+            console.print(
+                f"  {receiver.name:<8} subscribes to {patterns:<24} answers {receiver.trouble.value}", highlight=False
+            )
         published = await _publish(server, api, tenant, wanted, console)
         rows = [one.row for one in subscribed]
         with View(console, rows) as view:
             await _watch(api, subscribed, view, _settled, within_s=_DELIVER_S)
         broken = next(one for one in subscribed if one.row.receiver.trouble is Trouble.BROKEN)
         faults = await _dead_letters(api, broken, console)
-        console.print("The broken receiver is mended, and its dead letters are replayed (POST /v1/replays):")
+        console.print(
+            "The broken receiver is mended, and its dead letters are replayed (POST /v1/replays):", highlight=False
+        )
         broken.row.receiver.trouble = Trouble.NONE
         replay = await api.call("POST", "replays", {"subscription_id": broken.subscription_id, "status": ["dead"]})
         with View(console, rows) as view:

@@ -31,14 +31,13 @@ class Row:
     def cells(self) -> Mapping[str, str]:
         return {
             "receiver": self.receiver.name,
-            "subscribed to": " ".join(self.receiver.patterns),
-            "expected": str(self.expected),
+            "expects": str(self.expected),
             "POSTs": str(sum(self.receiver.requests.values())),
             "waiting": str(self.waiting),
             "dead": str(self.statuses["dead"]),
             "delivered": str(self.statuses["delivered"]),
             "verified": str(len(self.receiver.taken)),
-            "now": self.receiver.trouble.value,
+            "answers": self.receiver.trouble.value,
         }
 
 
@@ -74,9 +73,9 @@ class View:
         self._shown = lines
 
     def _table(self) -> Table:
-        table = Table(box=SIMPLE_HEAD)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for number, name in enumerate(self._rows[0].cells()):
-            table.add_column(name, justify="right" if 2 <= number <= 7 else "left")
+            table.add_column(name, justify="right" if 1 <= number <= 6 else "left")
         for row in self._rows:
             done = row.statuses["delivered"] == row.expected
             table.add_row(*row.cells().values(), style="green" if done else "red" if row.statuses["dead"] else "yellow")
@@ -86,4 +85,4 @@ class View:
     def _line(row: Row) -> str:
         cells = row.cells()
         counts = ", ".join(f"{cells[name]} {name}" for name in ("POSTs", "waiting", "dead", "delivered", "verified"))
-        return f"  {row.receiver.name:<8} {row.expected:>2} expected: {counts}"
+        return f"  {row.receiver.name:<8} expects {row.expected:>2}: {counts}"

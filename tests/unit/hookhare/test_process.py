@@ -90,7 +90,7 @@ def test_a_signal_during_the_start_closes_what_was_opened(capsys: pytest.Capture
             ExceptionGroup(
                 "of a task group", [StoreUnavailable("gone"), ExceptionGroup("", [StoreUnavailable("gone")])]
             ),
-            "hookhare: StoreUnavailable: gone\n",
+            "hookhare: StoreUnavailable: gone; is HOOKHARE_DATABASE_URL right, and the database up?\n",
         ),
         (
             OSError(errno.EADDRINUSE, "address already in use"),
@@ -128,4 +128,7 @@ def test_a_server_that_fails_while_it_is_up_is_an_error(capsys: pytest.CaptureFi
 
     assert process.run(main) == 1
     assert server.log == ["starting", "up", "closed"]
-    assert capsys.readouterr().err == "hookhare: StoreUnavailable: gone\n"
+    assert (
+        capsys.readouterr().err
+        == "hookhare: StoreUnavailable: gone; is HOOKHARE_DATABASE_URL right, and the database up?\n"
+    )

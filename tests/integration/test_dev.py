@@ -1,0 +1,167 @@
+"""`hookhare dev` and `hookhare demo` as a newcomer runs them: whole processes, in folders of their own."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producer.publisher import EventPublisher
+
+COMMAND = Path(sys.executable).with_name("hookhare")
+LIMIT_S = 60
+
+
+def environment(**settings: object) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOOKHARE_")}
+    return kept | {f"HOOKHARE_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@dataclass
+class Dev:
+    process: subprocess.Popen[str]
+    output: Path
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        deadline_s = time.monotonic() + LIMIT_S
+        while not (found := re.search(pattern, self.text(), re.DOTALL)):
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline_s, self.text()
+            time.sleep(0.05)
+        return found
+
+    def commands(self) -> list[list[str]]:
+        """The curl commands that it printed, as a shell would split them."""
+        lines = self.wait_for(r"Three commands to try next:\n(.*)\nCtrl-C").group(1)
+        return [shlex.split(one) for one in lines.replace("\\\n", " ").strip().split("\n\n")]
+
+
+@contextmanager
+def running(folder: Path, **settings: object) -> Iterator[Dev]:
+    output = folder / f"output-{time.monotonic_ns()}"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [COMMAND, "dev"],
+            cwd=folder,
+            env=environment(api_port=0, **settings),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    try:
+        yield Dev(process, output)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 0, output.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def pasted(command: list[str]) -> Any:
+    """What curl would do with such a line."""
+    assert command[:2] == ["curl", "-sS"]
+    options = dict.fromkeys(("-d",), None) | {"-H": []}
+    url, rest = command[2], iter(command[3:])
+    for option in rest:
+        if option == "-H":
+            options["-H"].append(next(rest))  # type: ignore[union-attr]
+        else:
+            options[option] = next(rest)
+    headers = dict(line.split(": ", 1) for line in options["-H"] or [])
+    data = options["-d"].encode() if options["-d"] else None
+    request = urllib.request.Request(url, data=data, headers=headers)
+    with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
+        return json.loads(answer.read())
+
+
+def test_the_three_commands_work_as_pasted_and_everything_is_still_there_after_a_restart(tmp_path: Path) -> None:
+    with running(tmp_path) as dev:
+        subscribe, publish, look = dev.commands()
+        subscription = pasted(subscribe)
+        event = pasted(publish)
+        # The inbox shows the data byte for byte: 1.10 and not 1.1.
+        dev.wait_for(rf'inbox: {event["id"]} .*"total": 1\.10')
+        (delivery,) = pasted(look)["data"]
+        assert (delivery["event_id"], delivery["subscription_id"]) == (event["id"], subscription["id"])
+        key = dev.wait_for(r"admin key +(hh_\S+)").group(1)
+        assert "127.0.0.0/8" in dev.text()  # that webhooks may go to this machine is said
+    home = tmp_path / ".hookhare"
+    for name in ("admin.key", "encryption.key"):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+    assert (home / "admin.key").read_text().strip() == key
+
+    with running(tmp_path) as dev:
+        assert dev.wait_for(r"admin key +(hh_\S+)").group(1) == key
+        (again,) = pasted(dev.commands()[2])["data"]
+        assert (again["id"], again["status"]) == (delivery["id"], "delivered")
+
+
+async def test_a_service_publishes_to_the_url_that_is_printed(tmp_path: Path) -> None:
+    with running(tmp_path) as dev:
+        subscribe, _, _ = dev.commands()
+        pasted(subscribe)
+        line = dev.wait_for(r"publish to +(HOOKHARE_BROKER_URL=\S+)").group(1)
+        (assignment,) = shlex.split(line)
+        async with EventPublisher(assignment.partition("=")[2], source="shop") as events:
+            event = await events.publish("order.created", {"order": 1})
+        dev.wait_for(rf"inbox: {event.id} ")
+
+
+def test_over_the_real_engines(tmp_path: Path, rabbit_url: str, database_url: str) -> None:
+    with running(tmp_path, broker_url=rabbit_url, database_url=database_url) as dev:
+        subscribe, publish, _ = dev.commands()
+        pasted(subscribe)
+        dev.wait_for(rf"inbox: {pasted(publish)['id']} ")
+    assert not (tmp_path / ".hookhare" / "postgres").exists()
+
+
+@pytest.mark.parametrize("broker", ["embedded", "rabbitmq"])
+def test_the_demo_passes(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    options = [] if broker == "embedded" else ["--broker", str(request.getfixturevalue("rabbit_url"))]
+    started_s = time.monotonic()
+    done = subprocess.run(
+        # The caller's own database and folder must not be touched, whatever is set.
+        [COMMAND, "demo", *options],
+        env=environment(database_url="postgresql://127.0.0.1:1/nowhere", home="/nonexistent"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All well" in done.stdout
+    assert time.monotonic() - started_s < LIMIT_S
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_keeps_away_from_a_rabbitmq_that_is_in_use(tmp_path: Path, rabbit_url: str) -> None:
+    with running(tmp_path, broker_url=rabbit_url) as dev:
+        dev.wait_for("Hookhare is up")
+        done = subprocess.run(
+            [COMMAND, "demo", "--broker", rabbit_url],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "this RabbitMQ is in use: hookhare.events has " in done.stderr
+    assert "Traceback" not in done.stderr

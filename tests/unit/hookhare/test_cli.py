@@ -1,0 +1,124 @@
+"""The commands as far as they need no server: help, errors, keys, lists."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from hookhare.cli import app
+from infra.crypto import Vault
+
+COMMANDS = [
+    ["dev"],
+    ["demo"],
+    ["api"],
+    ["dispatcher"],
+    ["migrate"],
+    ["keys", "create"],
+    ["keys", "new-encryption-key"],
+    ["topology"],
+    ["settings"],
+]
+SECRET = "hunter2"
+NOWHERE = f"postgresql://me:{SECRET}@127.0.0.1:1/x"
+runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.startswith("HOOKHARE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOOKHARE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOOKHARE_BROKER_TIMEOUT_S", "0.5")
+
+
+@pytest.fixture(autouse=True)
+def no_logging() -> Iterator[None]:
+    """A server's command sets logs up for its process, which here is the tests' own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_says_what_it_is_for(command: list[str]) -> None:
+    said = runner.invoke(app, [*command, "--help"])
+    assert said.exit_code == 0
+    assert len(said.output.split()) > 20
+    assert f"Usage: hookhare {' '.join(command)}" in said.output
+
+
+def test_the_overview_names_every_command() -> None:
+    said = runner.invoke(app, ["--help"]).output
+    assert {command[0] for command in COMMANDS} == set(re.findall(r"^│ (\w+) {2,}\S", said, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "message"),
+    [
+        (["api"], {}, "ConfigurationError: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
+        (["dispatcher"], {}, "ConfigurationError: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
+        (["migrate"], {}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
+        (["keys", "create"], {}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
+        (["topology", "--declare"], {}, "ConfigurationError: HOOKHARE_BROKER_URL"),
+        (["migrate"], {"DATABASE_URL": SECRET}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
+        (
+            ["migrate"],
+            {"DATABASE_URL": f"postgresql://me:{SECRET}@[::1/x"},
+            "ConfigurationError: HOOKHARE_DATABASE_URL",
+        ),
+        (["dev"], {"DATABASE_URL": SECRET}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
+        (["migrate"], {"DATABASE_URL": NOWHERE}, "StoreUnavailable: "),
+        (["keys", "create"], {"DATABASE_URL": NOWHERE}, "is HOOKHARE_DATABASE_URL right, and the database up?"),
+        (["topology", "--declare"], {"BROKER_URL": f"amqp://me:{SECRET}@127.0.0.1:1/"}, "BrokerUnavailable: "),
+        (["demo", "--broker", f"amqp://me:{SECRET}@127.0.0.1:1/"], {}, "BrokerUnavailable: "),
+        (["demo", "--broker", SECRET], {}, "ConfigurationError: "),
+        (["api"], {"API_PORT": "99999"}, "ConfigurationError: HOOKHARE_API_PORT"),
+        (["settings"], {"RETENTION_DAYS": "many"}, "ConfigurationError: HOOKHARE_RETENTION_DAYS"),
+    ],
+)
+def test_what_is_set_wrongly_is_said_in_a_line(
+    command: list[str], settings: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"HOOKHARE_{name}", value)
+    said = runner.invoke(app, command)
+    assert said.exit_code == 1
+    assert message in said.stderr
+    assert said.stderr.startswith("hookhare: ")
+    assert said.stderr.count("\n") == 1
+    assert SECRET not in said.output
+
+
+def test_a_new_encryption_key_encrypts() -> None:
+    key = runner.invoke(app, ["keys", "new-encryption-key"]).stdout.strip()
+    assert Vault([key]).decrypt(Vault([key]).encrypt(b"secret")) == b"secret"
+
+
+def test_the_settings_are_listed_with_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOKHARE_RETENTION_DAYS", "7")
+    monkeypatch.setenv("HOOKHARE_DATABASE_URL", NOWHERE)
+    said = runner.invoke(app, ["settings"])
+    assert re.search(r"HOOKHARE_RETENTION_DAYS +7 +30 +days that", said.output)
+    assert re.search(r"HOOKHARE_DATABASE_URL +\(set, not shown\)", said.output)
+    assert SECRET not in said.output
+
+
+def test_the_topology_is_listed_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOKHARE_EVENTS_DELIVERY_LIMIT", "77")
+    monkeypatch.setenv("HOOKHARE_EVENT_BINDINGS", "shop.events:order.#")
+    said = runner.invoke(app, ["topology"])
+    assert said.exit_code == 0
+    assert "x-delivery-limit: 77" in said.output
+    assert "shop.events order.#" in said.output
+    assert re.search(r"hookhare\.due +topic +alternate-exchange: hookhare\.unrouted", said.output)
