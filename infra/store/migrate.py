@@ -16,7 +16,7 @@ import infra.migrations
 from infra.store import locks, partitions
 from infra.store.store import server_settings, store_errors
 from infra.store.versions import SCHEMA_HEAD
-from schemas.errors import SchemaMismatch
+from schemas.errors import ConfigurationError, SchemaMismatch
 
 __all__ = ["SCHEMA_HEAD", "migrate", "upgrade_sql"]
 
@@ -30,15 +30,18 @@ _writing = threading.Lock()  # Alembic's `context` and `op` are module globals
 async def migrate(dsn: str) -> None:
     """Bring the database at `dsn` to SCHEMA_HEAD and give it partitions for today and the next days.
 
-    Raises StoreUnavailable, and SchemaMismatch when a newer release has been there.
+    Raises StoreUnavailable, SchemaMismatch when a newer release has been there, and ConfigurationError for no such URL.
     """
     with store_errors():
-        conn = await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_TIMEOUT_S,
-            command_timeout=_WAIT_TIMEOUT_S,
-            server_settings=server_settings(_WAIT_TIMEOUT_S, "hookhare migrate"),
-        )
+        try:
+            conn = await asyncpg.connect(
+                dsn,
+                timeout=_CONNECT_TIMEOUT_S,
+                command_timeout=_WAIT_TIMEOUT_S,
+                server_settings=server_settings(_WAIT_TIMEOUT_S, "hookhare migrate"),
+            )
+        except ValueError:  # asyncpg.ClientConfigurationError is one; its text may quote the URL, password and all
+            raise ConfigurationError("HOOKHARE_DATABASE_URL: is not a postgresql:// URL") from None
         try:
             async with conn.transaction():
                 await locks.take(conn, locks.Lock.MIGRATE)
