@@ -14,6 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from time import monotonic
+
+import psutil
 
 Script = Callable[["Hostile", StreamReader, StreamWriter], Awaitable[None]]
 
@@ -94,6 +97,18 @@ async def until_closed(reader: StreamReader) -> None:
     """Wait for the other side to end the connection."""
     while await reader.read(65_536):
         pass
+
+
+async def connections_end(port: int, count: int = 0) -> None:
+    """Wait until we hold at most `count` connections to `port`."""
+    deadline = monotonic() + 2
+    while len(ours := _connections_to(port)) > count:
+        assert monotonic() < deadline, ours
+        await asyncio.sleep(0.02)
+
+
+def _connections_to(port: int) -> list[str]:
+    return [one.status for one in psutil.Process().net_connections("tcp") if tuple(one.raddr)[1:] == (port,)]
 
 
 async def accepts_and_hangs(_: Hostile, reader: StreamReader, __: StreamWriter) -> None:

@@ -8,14 +8,13 @@ import random
 from time import monotonic
 from typing import Final
 
-import psutil
 import pytest
 
 from infra.egress import open_egress
 from infra.settings import read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support import hostile as scripts
-from tests.support.hostile import Hostile, Script, hostile
+from tests.support.hostile import Hostile, Script, connections_end, hostile
 
 KEEP_BYTES: Final = 64
 SETTINGS = read_settings(egress_allow="127.0.0.0/8", response_keep_bytes=KEEP_BYTES)
@@ -35,18 +34,6 @@ async def meet(script: Script, *, body: bytes = b"{}") -> tuple[AttemptResult, H
         await connections_end(endpoint.port)
         assert endpoint.sent_bytes < UNREAD_BYTES
         return result, endpoint
-
-
-async def connections_end(port: int, count: int = 0) -> None:
-    """Wait until we hold at most `count` connections to `port`."""
-    deadline = monotonic() + 2
-    while len(ours := connections_to(port)) > count:
-        assert monotonic() < deadline, ours
-        await asyncio.sleep(0.02)
-
-
-def connections_to(port: int) -> list[str]:
-    return [one.status for one in psutil.Process().net_connections("tcp") if tuple(one.raddr)[1:] == (port,)]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from infra.settings import read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support import hostile as scripts
 from tests.support.hostile import Hostile, hostile
+from tests.support.nameserver import SILENCE, name_server
 from tests.support.receivers import Behaviour, Receiver
 
 KEEP_BYTES = 64
@@ -278,6 +279,16 @@ async def test_closing_under_a_request_is_a_value() -> None:
         assert isinstance(after, NoAnswer)
         for one in (result, after):
             assert (one.failure, one.reason) == (Failure.INTERNAL, "the dispatcher is stopping")
+
+
+async def test_closing_under_a_look_up_is_a_value_and_no_cancellation() -> None:
+    async with name_server({"silent.test": SILENCE}) as server:
+        async with open_egress(SETTINGS, nameservers=[server]) as egress:
+            task = asyncio.create_task(post(egress, "http://silent.test/", timeout_s=30))
+            await asyncio.sleep(0.05)  # let the look-up begin
+        result = await asyncio.wait_for(task, 2)
+    assert isinstance(result, NoAnswer)
+    assert (result.failure, result.reason) == (Failure.INTERNAL, "the dispatcher is stopping")
 
 
 async def test_closing_is_quick_whatever_is_open() -> None:

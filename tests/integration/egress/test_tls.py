@@ -1,9 +1,12 @@
 """TLS is verified, and a handshake that never ends has the same deadline as everything else."""
 
+import asyncio
+import socket
 import ssl
+import threading
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from infra.settings import read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support import hostile as scripts
 from tests.support.certificates import self_signed, server_tls
-from tests.support.hostile import Hostile, hostile
+from tests.support.hostile import Hostile, connections_end, hostile
 from tests.support.nameserver import name_server
 
 SETTINGS = read_settings(egress_allow="127.0.0.0/8")
@@ -95,6 +98,66 @@ async def test_what_does_not_speak_tls_is_told() -> None:
         assert isinstance(result, NoAnswer)
         assert result.failure is Failure.TLS
         assert result.reason == "TLS with 127.0.0.1 failed: wrong version number"
+
+
+@contextmanager
+def deaf_once_asked(folder: Path, answer: bytes = b"") -> Iterator[int]:
+    """A TLS server, yielded as its port, that reads a request, sends `answer`, and reads nothing more."""
+    certificate, key = self_signed(folder, ["127.0.0.1"])
+    over = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with server_tls(certificate, key).wrap_socket(connection, server_side=True) as wrapped:
+            wrapped.recv(65_536)
+            wrapped.sendall(answer)
+            over.wait(30)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            over.set()
+            thread.join(10)
+
+
+# A polite end of TLS waits half a minute for the peer's part of it.
+
+
+async def test_who_does_not_end_tls_holds_no_connection_past_the_deadline(tmp_path: Path) -> None:
+    async with trusting(tmp_path) as (port, egress):
+        result = await post(egress, f"https://127.0.0.1:{port}/", timeout_s=0.5)
+        assert isinstance(result, NoAnswer)
+        assert result.reason == f"no answer came from 127.0.0.1:{port} within 0.5 s"
+        await connections_end(port)
+
+
+async def test_nor_when_the_request_was_canceled(tmp_path: Path) -> None:
+    async with trusting(tmp_path) as (port, egress):
+        task = asyncio.create_task(post(egress, f"https://127.0.0.1:{port}/", timeout_s=30))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await connections_end(port)
+
+
+async def test_nor_when_its_body_was_cut(tmp_path: Path) -> None:
+    async with trusting(tmp_path, scripts.HEAD + b"\r\n" + b"b" * 100_000) as (port, egress):
+        result = await post(egress, f"https://127.0.0.1:{port}/")
+        assert isinstance(result, Answered)
+        await connections_end(port)
+
+
+@asynccontextmanager
+async def trusting(folder: Path, answer: bytes = b"") -> AsyncIterator[tuple[int, Egress]]:
+    """A deaf server's port, and an egress that trusts it."""
+    with deaf_once_asked(folder, answer) as port:
+        tls = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
+        async with open_egress(SETTINGS, tls=tls) as egress:
+            yield port, egress
 
 
 async def speaks_plainly(it: Hostile, reader: StreamReader, writer: StreamWriter) -> None:
