@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 from uuid_utils.compat import uuid7
 
@@ -14,6 +15,7 @@ from schemas.deliveries import Status
 from schemas.ids import delivery_key
 from tests.support import rows
 from tests.support.rows import Claim
+from tests.support.waiting import eventually
 
 ENDED = ("delivered", "dead", "canceled")
 UNFINISHED = ("pending", "held", "retrying")
@@ -155,12 +157,12 @@ async def _disable(store: Store, subscription: UUID) -> None:
 
 async def _until_waiting(store: Store) -> None:
     """Until somebody waits for a lock."""
-    async with asyncio.timeout(5):
-        while True:
-            async with store.connection() as conn:
-                if await conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-                    return
-            await asyncio.sleep(0.01)
+
+    async def waits() -> bool:
+        async with store.connection() as conn:
+            return bool(await conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    await eventually(waits)
 
 
 @pytest.mark.parametrize("status", ["held", "retrying"])
@@ -234,14 +236,9 @@ async def test_ending_a_million_rows_history_uses_the_indexes_of_what_is_unfinis
         await rows.add_delivery(conn, subscription, "held", event=event)
     async with store.connection() as conn:
         await conn.execute("ANALYZE deliveries")
-        plan: list[dict[str, Any]] = await conn.fetchval(
-            f"EXPLAIN (ANALYZE, FORMAT JSON) {deliveries._LOCK_UNFINISHED}", subscription, 5000
-        )
-    if isinstance(plan, str):  # the type json has no codec of ours
-        import orjson
-
-        plan = orjson.loads(plan)
-    assert _removed(plan[0]["Plan"]) < 1000
+        plan = await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {deliveries._LOCK_UNFINISHED}", subscription, 5000)
+    (planned,) = orjson.loads(plan)  # of type json, which has no codec of ours
+    assert _removed(planned["Plan"]) < 1000
 
 
 async def _fill_history(conn: Any, subscription: UUID, event: UUID, number: int) -> None:

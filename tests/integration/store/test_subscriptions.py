@@ -115,9 +115,9 @@ async def test_disabling_makes_unfinished_deliveries_dead_with_one_dead_letter_e
             assert (letter["state"], letter["published_at"]) == ("open", None)
         assert [await rows.delivery(conn, one) for one in ended] == before
         assert (await rows.delivery(conn, bystander))["status"] == "held"
-        row = await subscriptions.get(conn, key)
-        assert isinstance(row, SubscriptionRow)
-        assert (row.state, row.state_reason) == ("disabled", "it answered 410")
+        after = await subscriptions.get(conn, key)
+        assert isinstance(after, SubscriptionRow)
+        assert (after.state, after.state_reason) == ("disabled", "it answered 410")
 
 
 @pytest.mark.parametrize("way", ["disable", "save", "delete"])

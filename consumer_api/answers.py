@@ -1,0 +1,31 @@
+"""Answers in JSON."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from consumer_api.cursors import encode_cursor
+from infra.store.query import Page, Row
+
+
+def json_answer(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """`body` as JSON; moments in UTC end in Z, and `orjson.Fragment` is spliced in as it is."""
+    return web.Response(
+        body=orjson.dumps(body, option=orjson.OPT_UTC_Z),
+        status=status,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def page_answer(page: Page[Row], view: Callable[[Row], dict[str, Any]]) -> web.Response:
+    """Part of a list, and the cursor that asks for the next part."""
+    return json_answer(
+        {
+            "data": [view(row) for row in page.rows],
+            "has_more": page.next_after is not None,
+            "next_cursor": None if page.next_after is None else encode_cursor(page.next_after),
+        }
+    )

@@ -1,0 +1,41 @@
+"""The aiohttp application: parts, middlewares, routes."""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from consumer_api import dead_letters, deliveries, events, operations, replays, subscriptions
+from consumer_api.context import BROKER, BROKER_SYSTEM, SETTINGS, STORE, TELEMETRY, VAULT
+from consumer_api.middleware import authenticate, identify
+from infra.broker.base import Broker
+from infra.crypto import Vault
+from infra.settings import Settings
+from infra.store.store import Store
+from infra.telemetry import Telemetry
+
+# Around the data of an event, or for everything else: a subscription at all its limits is below 40 KiB.
+_ENVELOPE_BYTES: Final = 131_072
+
+
+def make_app(
+    *, settings: Settings, store: Store, broker: Broker, vault: Vault, telemetry: Telemetry
+) -> web.Application:
+    app = web.Application(
+        middlewares=[identify, authenticate], client_max_size=settings.max_event_bytes + _ENVELOPE_BYTES
+    )
+    app[SETTINGS] = settings
+    app[STORE] = store
+    app[BROKER] = broker
+    app[BROKER_SYSTEM] = broker_system(settings)
+    app[VAULT] = vault
+    app[TELEMETRY] = telemetry
+    for resource in (operations, subscriptions, events, deliveries, dead_letters, replays):
+        app.add_routes(resource.routes())
+    return app
+
+
+def broker_system(settings: Settings) -> str:
+    """The broker's name in OpenTelemetry's conventions."""
+    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
+    return "rabbitmq" if urlsplit(url).scheme in {"amqp", "amqps"} else "postgresql"

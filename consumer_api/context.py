@@ -1,0 +1,21 @@
+"""What the handlers work with, under typed keys of the application and of the request."""
+
+from typing import Final
+
+from aiohttp import web
+
+from infra.broker.base import Broker
+from infra.crypto import Vault
+from infra.settings import Settings
+from infra.store.store import Store
+from infra.telemetry import Telemetry
+
+STORE: Final = web.AppKey("store", Store)
+BROKER: Final = web.AppKey[Broker]("broker")
+BROKER_SYSTEM: Final = web.AppKey("broker_system", str)  # its name in traces
+VAULT: Final = web.AppKey("vault", Vault)
+SETTINGS: Final = web.AppKey("settings", Settings)
+TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
+
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+KEY_ID: Final = web.RequestKey("key_id", str)  # of the admin key, as the request log shows it

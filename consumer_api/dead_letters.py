@@ -1,0 +1,101 @@
+"""`/v1/dead-letters`: what was given up on, with its original bytes, to be replayed or discarded."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from consumer_api.answers import json_answer, page_answer
+from consumer_api.context import BROKER, SETTINGS, STORE
+from consumer_api.errors import conflict
+from consumer_api.outcomes import done
+from consumer_api.presentation import dead_letter_view, dead_letter_with_body_view
+from consumer_api.queries import DeadLettersQuery
+from consumer_api.reading import path_id, read_query
+from infra.broker.base import Outgoing, ToEvents
+from infra.store import dead_letters
+from infra.store.dead_letters import DeadLetter, DeadLetterRow
+from schemas.deliveries import DeadLetterKind
+from schemas.events import Event, read_event
+from schemas.fields import type_fault
+from schemas.ids import DEAD_LETTER
+from schemas.messages import Message
+
+_OUR_HEADERS: Final = "hookhare-"
+
+
+def routes() -> list[web.RouteDef]:
+    one = "/v1/dead-letters/{dead_letter_id}"
+    return [
+        web.get("/v1/dead-letters", list_dead_letters),
+        web.get(one, get),
+        web.post(f"{one}/replay", replay),
+        web.post(f"{one}/discard", discard),
+    ]
+
+
+async def list_dead_letters(request: web.Request) -> web.Response:
+    query = read_query(request, DeadLettersQuery)
+    async with request.app[STORE].connection() as conn:
+        page = await dead_letters.list_page(conn, query.wanted(), after=query.cursor, limit=query.limit)
+    return page_answer(page, dead_letter_view)
+
+
+async def get(request: web.Request) -> web.Response:
+    async with request.app[STORE].connection() as conn:
+        letter = done(await dead_letters.get(conn, _id(request)), "dead letter")
+    return json_answer(dead_letter_with_body_view(letter))
+
+
+async def replay(request: web.Request) -> web.Response:
+    """202: a delivery begins again; a message is published again as it came, confirmed."""
+    dead_letter_id = _id(request)
+    async with request.app[STORE].transaction() as conn:
+        letter = done(await dead_letters.get(conn, dead_letter_id), "dead letter")
+        if letter.row.kind == DeadLetterKind.DELIVERY:
+            row = done(await dead_letters.replay_delivery(conn, letter.row), "delivery")
+        else:
+            # Within the transaction, so that two who replay it at once do not publish it twice. It is marked after the
+            # confirm: if this dies in between, it stays open, and no message is lost.
+            locked = done(await dead_letters.lock_message(conn, dead_letter_id), "dead letter")
+            await _publish(request, locked)
+            row = await dead_letters.mark_replayed(conn, dead_letter_id)
+    return json_answer(dead_letter_view(row), status=202)
+
+
+async def discard(request: web.Request) -> web.Response:
+    dead_letter_id = _id(request)
+    async with request.app[STORE].transaction() as conn:
+        row: DeadLetterRow = done(await dead_letters.discard(conn, dead_letter_id), "dead letter")
+    return json_answer(dead_letter_view(row))
+
+
+async def _publish(request: web.Request, letter: DeadLetter) -> None:
+    if letter.body is None or letter.properties is None:
+        raise conflict("its message was not kept")
+    message = _without_our_headers(dead_letters.unpack_message(letter.body, letter.properties))
+    settings = request.app[SETTINGS]
+    to = ToEvents(routing_key(message, letter.row, max_bytes=settings.max_event_bytes))
+    await request.app[BROKER].publish(Outgoing(to, message), timeout_s=settings.broker_timeout_s)
+
+
+def routing_key(message: Message, row: DeadLetterRow, *, max_bytes: int) -> str:
+    """The event's type; for what cannot be read, the key it came with, or its kind: the queue takes any."""
+    event = read_event(message, now=datetime.now(UTC), fresh_id=str(uuid7()), max_bytes=max_bytes)
+    if isinstance(event, Event):
+        return event.type
+    stored = row.routing_key or ""
+    return row.kind if type_fault(stored) else stored
+
+
+def _without_our_headers(message: Message) -> Message:
+    """It is accepted anew now, under a new key: the day of the old one may be past its retention."""
+    theirs = {name: value for name, value in message.headers.items() if not name.startswith(_OUR_HEADERS)}
+    return replace(message, headers=theirs)
+
+
+def _id(request: web.Request) -> UUID:
+    return path_id(request, DEAD_LETTER, "dead_letter_id")

@@ -1,0 +1,72 @@
+"""`/v1/deliveries`: what was sent where, every attempt at it, and what an operator may do about it."""
+
+from typing import Final
+from uuid import UUID
+
+from aiohttp import web
+
+from consumer_api.answers import json_answer, page_answer
+from consumer_api.context import STORE
+from consumer_api.outcomes import done
+from consumer_api.presentation import delivery_view, delivery_with_attempts_view
+from consumer_api.queries import DeliveriesQuery
+from consumer_api.reading import path_id, read_query
+from infra.store import deliveries, history
+from schemas.ids import DELIVERY
+
+MAX_ATTEMPTS_SHOWN: Final = 500  # the latest: a policy makes at most 50 in a cycle
+
+
+def routes() -> list[web.RouteDef]:
+    one = "/v1/deliveries/{delivery_id}"
+    return [
+        web.get("/v1/deliveries", list_deliveries),
+        web.get(one, get),
+        web.post(f"{one}/retry", retry),
+        web.post(f"{one}/cancel", cancel),
+        web.post(f"{one}/replay", replay),
+    ]
+
+
+async def list_deliveries(request: web.Request) -> web.Response:
+    query = read_query(request, DeliveriesQuery)
+    async with request.app[STORE].connection() as conn:
+        page = await history.list_deliveries(conn, query.wanted(), after=query.cursor, limit=query.limit)
+    return page_answer(page, delivery_view)
+
+
+async def get(request: web.Request) -> web.Response:
+    delivery_id = _id(request)
+    async with request.app[STORE].connection() as conn:
+        row = done(await deliveries.get(conn, delivery_id), "delivery")
+        attempts = await history.attempts_of(conn, delivery_id, limit=MAX_ATTEMPTS_SHOWN)
+    return json_answer(delivery_with_attempts_view(row, attempts))
+
+
+async def retry(request: web.Request) -> web.Response:
+    """202: an unfinished delivery is attempted as soon as its endpoint takes it, instead of when its delay is over."""
+    delivery_id = _id(request)
+    async with request.app[STORE].transaction() as conn:
+        row = done(await deliveries.retry_now(conn, delivery_id), "delivery")
+    return json_answer(delivery_view(row), status=202)
+
+
+async def cancel(request: web.Request) -> web.Response:
+    delivery_id = _id(request)
+    async with request.app[STORE].transaction() as conn:
+        row = done(await deliveries.cancel(conn, delivery_id), "delivery")
+    return json_answer(delivery_view(row))
+
+
+async def replay(request: web.Request) -> web.Response:
+    """202: an ended delivery begins again, with the same webhook-id."""
+    delivery_id = _id(request)
+    async with request.app[STORE].transaction() as conn:
+        if not await deliveries.replay(conn, [delivery_id]):
+            done(await deliveries.why_not_replayed(conn, delivery_id), "delivery")
+        row = done(await deliveries.get(conn, delivery_id), "delivery")
+    return json_answer(delivery_view(row), status=202)
+
+
+def _id(request: web.Request) -> UUID:
+    return path_id(request, DELIVERY, "delivery_id")

@@ -1,0 +1,141 @@
+"""What the API answers when it does not do what was asked.
+
+Every error has the one shape `{"error": {"code", "message", "details", "timestamp", "request_id"}}`. Programs branch on
+`code`, people read `message`; `details` lists the fields at fault, each `{"field", "message"}`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from aiohttp import web
+
+from schemas.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    InvalidInput,
+    Problem,
+    PublishRefused,
+    PublishTimeout,
+    StoreError,
+    Unroutable,
+)
+
+RETRY_AFTER_S: Final = 5
+
+
+class ErrorCode(StrEnum):
+    """Every `code` there is. They are part of the API: added to, never renamed."""
+
+    INVALID_REQUEST = "invalid_request"  # 400: HTTP that cannot be understood, such as a broken body encoding
+    INVALID_JSON = "invalid_json"  # 400: the body is not JSON
+    VALIDATION_FAILED = "validation_failed"  # 400: `details` names each field and what would be right
+    UNAUTHORIZED = "unauthorized"  # 401: no key, or one that is unknown or revoked
+    NOT_FOUND = "not_found"  # 404: no such route, or nothing with that id
+    METHOD_NOT_ALLOWED = "method_not_allowed"  # 405: the header Allow says which are
+    REQUEST_TIMEOUT = "request_timeout"  # 408: the body did not come in time
+    CONFLICT = "conflict"  # 409: what is there does not allow it; the message says why
+    PAYLOAD_TOO_LARGE = "payload_too_large"  # 413
+    EXPECTATION_FAILED = "expectation_failed"  # 417: an Expect header other than 100-continue
+    INTERNAL = "internal"  # 500: our fault; the log has it under the request id
+    BROKER_UNAVAILABLE = "broker_unavailable"  # 503: nothing was stored, or it is not known; publish it again
+    BROKER_REFUSED = "broker_refused"  # 503: the broker takes no message now; nothing was stored
+    STORE_UNAVAILABLE = "store_unavailable"  # 503: the database is away or has another schema
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error answer before it is written."""
+
+    status: int
+    code: ErrorCode
+    message: str
+    details: tuple[Problem, ...] = ()
+    headers: Mapping[str, str] = dataclass_field(default_factory=dict)
+
+
+class ApiError(Exception):
+    """Ends a request with a fault."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def not_found(what: str) -> ApiError:
+    return ApiError(Fault(404, ErrorCode.NOT_FOUND, f"there is no such {what}"))
+
+
+def conflict(reason: str, details: Sequence[Problem] = ()) -> ApiError:
+    return ApiError(Fault(409, ErrorCode.CONFLICT, reason, tuple(details)))
+
+
+def too_large(field: str, max_bytes: int) -> ApiError:
+    problem = Problem(field, f"must be at most {max_bytes} bytes")
+    return ApiError(Fault(413, ErrorCode.PAYLOAD_TOO_LARGE, f"{problem.field}: {problem.message}", (problem,)))
+
+
+def error_body(fault: Fault, *, now: datetime, request_id: str) -> dict[str, Any]:
+    """The body of an error answer."""
+    return {
+        "error": {
+            "code": fault.code,
+            "message": fault.message,
+            "details": [{"field": problem.field, "message": problem.message} for problem in fault.details],
+            "timestamp": now,
+            "request_id": request_id,
+        }
+    }
+
+
+def fault_of(error: Exception) -> Fault | None:
+    """The answer to an error that we know, None for one that is a surprise."""
+    match error:
+        case ApiError():
+            return error.fault
+        case InvalidInput():
+            return Fault(400, ErrorCode.VALIDATION_FAILED, str(error), error.problems)
+        case BrokerError():
+            return _broker_fault(error)
+        case StoreError():
+            # Its own text names hosts and statements: for the log.
+            return _unavailable(ErrorCode.STORE_UNAVAILABLE, "the database cannot be reached, or is not up to date")
+        case web.HTTPException() if error.status >= 400:
+            return _http_fault(error)
+        case _:
+            return None
+
+
+def _broker_fault(error: BrokerError) -> Fault:
+    match error:
+        case PublishRefused() | Unroutable():
+            return _unavailable(ErrorCode.BROKER_REFUSED, "the broker takes no events now; nothing was stored")
+        case BrokerUnavailable() | PublishTimeout():
+            message = "the broker did not confirm; whether it was stored is not known, so publish it again with its id"
+            return _unavailable(ErrorCode.BROKER_UNAVAILABLE, message)
+        case _:
+            return _unavailable(ErrorCode.BROKER_UNAVAILABLE, "the broker did not do what was asked")
+
+
+def _unavailable(code: ErrorCode, message: str) -> Fault:
+    return Fault(503, code, message, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _http_fault(error: web.HTTPException) -> Fault:
+    """An error that aiohttp itself raised."""
+    match error:
+        case web.HTTPNotFound():
+            return Fault(404, ErrorCode.NOT_FOUND, "there is no such route")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"this route takes {allowed}"
+            return Fault(405, ErrorCode.METHOD_NOT_ALLOWED, message, headers={"Allow": allowed})
+        case web.HTTPRequestEntityTooLarge():
+            return Fault(413, ErrorCode.PAYLOAD_TOO_LARGE, "the request's body is too large")
+        case web.HTTPExpectationFailed():
+            return Fault(417, ErrorCode.EXPECTATION_FAILED, "the only expectation that is met is 100-continue")
+        case _:
+            return Fault(400, ErrorCode.INVALID_REQUEST, "the request cannot be understood")

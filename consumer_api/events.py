@@ -1,0 +1,100 @@
+"""`/v1/events`: publishing, and what was admitted."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from consumer_api.answers import json_answer, page_answer
+from consumer_api.context import BROKER, SETTINGS, STORE
+from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, too_large
+from consumer_api.outcomes import done
+from consumer_api.presentation import event_view
+from consumer_api.publishing import requested_event
+from consumer_api.queries import EventsQuery
+from consumer_api.reading import path_id, read_body, read_query
+from consumer_api.tracing import publish_span
+from infra.broker.base import Outgoing, ToEvents
+from infra.store import history
+from schemas.errors import Problem
+from schemas.events import Event, event_message
+from schemas.ids import EVENT, event_key, public_id
+from schemas.raw_json import json_fault
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/events", publish),
+        web.get("/v1/events", list_events),
+        web.get("/v1/events/{event_id}", get),
+    ]
+
+
+async def publish(request: web.Request) -> web.Response:
+    """202 once the broker has confirmed that it stored the event.
+
+    An event with a known (tenant, source, id) is not published again: 202 with the id that it has when it says the
+    same, 409 when it says something else.
+    """
+    body = await read_body(request)
+    if fault := json_fault(body):
+        raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body {fault}"))
+    settings, now, fresh_id = request.app[SETTINGS], datetime.now(UTC), str(uuid7())
+    event, accepted_ms = requested_event(body, now=now, fresh_id=fresh_id), int(now.timestamp() * 1000)
+    if len(event.data) > settings.max_event_bytes:
+        raise too_large("data", settings.max_event_bytes)
+    if event.external_id != fresh_id and (known := await _known(request, event)) is not None:
+        return _accepted(event, known, duplicate=True)
+    with publish_span(request) as traceparent:
+        message = event_message(replace(event, accepted_ms=accepted_ms, traceparent=traceparent))
+        await request.app[BROKER].publish(Outgoing(ToEvents(event.type), message), timeout_s=settings.broker_timeout_s)
+    key = event_key(accepted_ms, event.tenant, event.source, event.external_id)
+    return _accepted(event, key, duplicate=False)
+
+
+async def list_events(request: web.Request) -> web.Response:
+    query = read_query(request, EventsQuery)
+    async with request.app[STORE].connection() as conn:
+        page = await history.list_events(conn, query.wanted(), after=query.cursor, limit=query.limit)
+    return page_answer(page, event_view)
+
+
+async def get(request: web.Request) -> web.Response:
+    event_id = path_id(request, EVENT, "event_id")
+    async with request.app[STORE].connection() as conn:
+        row = done(await history.get_event(conn, event_id), "event (it may not have been admitted yet)")
+    return json_answer(event_view(row))
+
+
+async def _known(request: web.Request, event: Event) -> UUID | None:
+    """The key of this event if it was admitted before. Raises 409 when that one says something else.
+
+    One that was published and is not admitted yet is not seen; then admission drops the second of them.
+    """
+    async with request.app[STORE].connection() as conn:
+        known = await history.known_event(
+            conn, event.tenant, event.source, event.external_id, window_s=request.app[SETTINGS].dedupe_window_s
+        )
+    if known is None:
+        return None
+    if known.digest != event.digest:
+        message = f"was already used for {public_id(EVENT, known.event_id)}, which says something else"
+        raise conflict(f"id: {message}", [Problem("id", message)])
+    return known.event_id
+
+
+def _accepted(event: Event, key: UUID, *, duplicate: bool) -> web.Response:
+    body: dict[str, Any] = {
+        "id": public_id(EVENT, key),
+        "external_id": event.external_id,
+        "tenant": event.tenant,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "time": event.time,
+        "duplicate": duplicate,
+    }
+    return json_answer(body, status=202)

@@ -1,0 +1,103 @@
+"""What happens around every request: its id, its log line, its key, and its error if it ends in one."""
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Final
+
+import structlog
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from consumer_api.answers import json_answer
+from consumer_api.context import KEY_ID, REQUEST_ID, STORE
+from consumer_api.errors import ApiError, ErrorCode, Fault, error_body, fault_of
+from infra.store import api_keys
+from schemas.ids import API_KEY, public_id
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+KEY_HEADER: Final = "X-API-Key"
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # goes into logs and headers as it is
+_BEARER: Final = re.compile(r"bearer +([^ ]+)", re.IGNORECASE)
+
+
+@web.middleware
+async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: the request's id, the caller's or a new one, in the answer; one log line; every error as JSON."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else uuid7().hex
+    request[REQUEST_ID] = request_id
+    began = perf_counter()
+    response = await _answer(request, handler)
+    response.headers[REQUEST_ID_HEADER] = request_id
+    if request.path not in OPEN_PATHS:
+        log.info(
+            "api.request",
+            method=request.method,
+            route=_route(request),
+            status=response.status,
+            duration_ms=round((perf_counter() - began) * 1000, 1),
+            request_id=request_id,
+            key=request.get(KEY_ID),
+        )
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None:
+            # With its traceback; the caller gets the request's id, to find it by.
+            log.exception("api.unexpected", route=_route(request), request_id=request[REQUEST_ID])
+            fault = Fault(500, ErrorCode.INTERNAL, "an error of ours; the log has it under the request_id")
+        elif fault.status >= 500:
+            log.warning("api.unavailable", code=fault.code, error=str(error), request_id=request[REQUEST_ID])
+        body = error_body(fault, now=datetime.now(UTC), request_id=request[REQUEST_ID])
+        return json_answer(body, status=fault.status, headers=dict(fault.headers))
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """An admin key for everything but the probes. Asked of the database each time: a revoked key ends at once."""
+    if request.path in OPEN_PATHS or (_is_unknown(request) and not request.path.startswith("/v1/")):
+        return await handler(request)
+    key = _given_key(request)
+    if key is None:
+        raise _unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
+    async with request.app[STORE].connection() as conn:
+        row = await api_keys.find(conn, key)
+    if row is None:
+        raise _unauthorized("the key is unknown or was revoked")
+    request[KEY_ID] = public_id(API_KEY, row.id)
+    return await handler(request)
+
+
+def _given_key(request: web.Request) -> str | None:
+    authorization = request.headers.get("Authorization")
+    if authorization is None:
+        return request.headers.get(KEY_HEADER)
+    bearer = _BEARER.fullmatch(authorization)
+    return bearer[1] if bearer else None
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(Fault(401, ErrorCode.UNAUTHORIZED, message, headers={"WWW-Authenticate": "Bearer"}))
+
+
+def _is_unknown(request: web.Request) -> bool:
+    return request.match_info.http_exception is not None
+
+
+def _route(request: web.Request) -> str:
+    """The route's template: a path as it came could be anything, and one line for each id."""
+    resource = request.match_info.route.resource
+    return "unknown" if resource is None else resource.canonical

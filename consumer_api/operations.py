@@ -1,0 +1,54 @@
+"""`/healthz`, `/readyz` and `/metrics`: for probes and scrapers, without a key, and without anything worth one."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from consumer_api.answers import json_answer
+from consumer_api.context import BROKER, STORE, TELEMETRY
+from schemas.errors import HookhareError
+
+log = structlog.get_logger(__name__)
+
+_CHECK_TIMEOUT_S: Final = 3.0
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.get("/healthz", alive), web.get("/readyz", ready), web.get("/metrics", metrics)]
+
+
+async def alive(_: web.Request) -> web.Response:
+    """200 as long as the process answers."""
+    return json_answer({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200 when the broker takes messages and the database has this code's schema, both asked just now; else 503."""
+    broker, store = await asyncio.gather(
+        _ask("broker", request.app[BROKER].check(timeout_s=_CHECK_TIMEOUT_S)),
+        _ask("store", request.app[STORE].check()),
+    )
+    healthy = broker == store == "ok"
+    return json_answer({"broker": broker, "store": store}, status=200 if healthy else 503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    body, content_type = request.app[TELEMETRY].render()
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def _ask(part: str, check: Awaitable[None]) -> str:
+    """`ok`, or the kind of error. Its message, which may name hosts, is for the log."""
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S + 0.5):
+            await check
+    except HookhareError as error:
+        log.warning("api.not_ready", part=part, error=str(error))
+        return type(error).__name__
+    except TimeoutError:
+        log.warning("api.not_ready", part=part, error="no answer in time")
+        return "Timeout"
+    return "ok"

@@ -1,0 +1,17 @@
+"""From what the store says to what HTTP says."""
+
+from typing import TypeVar
+
+from consumer_api.errors import conflict, not_found
+from infra.store.outcomes import Missing, Refused
+
+Row = TypeVar("Row")
+
+
+def done(outcome: Row | Missing | Refused, what: str) -> Row:
+    """The row, or 404 naming `what` there is none of, or 409 with the reason."""
+    if isinstance(outcome, Missing):
+        raise not_found(what)
+    if isinstance(outcome, Refused):
+        raise conflict(outcome.reason)
+    return outcome

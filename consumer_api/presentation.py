@@ -1,0 +1,157 @@
+"""How rows look from outside. Pure: rows in, JSON-ready values out. Ids are public, secrets are not shown."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from infra.store.dead_letters import DeadLetter, DeadLetterRow
+from infra.store.deliveries import DeliveryRow
+from infra.store.history import AttemptRow, EventRow
+from infra.store.replays import ReplayRow
+from infra.store.subscriptions import SubscriptionRow
+from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, key_time, public_id
+
+REDACTED = "[redacted]"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What may be shown of a subscription's encrypted parts: which headers, and until when each secret signs."""
+
+    header_names: tuple[str, ...]
+    secret_expiries: tuple[datetime | None, ...]
+
+
+def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, Any]:
+    """A subscription. `opened` is None when no configured key decrypts it; then its deliveries are held."""
+    return {
+        "id": public_id(SUBSCRIPTION, row.id),
+        "tenant": row.tenant,
+        "url": row.url,
+        "event_types": row.event_types,
+        "description": row.description,
+        "state": row.state,
+        "state_reason": row.state_reason,
+        "headers": None if opened is None else dict.fromkeys(opened.header_names, REDACTED),
+        "secrets": None if opened is None else [{"expires_at": moment} for moment in opened.secret_expiries],
+        "decryptable": opened is not None,
+        "retry_policy": row.retry_policy,
+        "timeout_s": row.timeout_s,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+
+
+def event_view(row: EventRow) -> dict[str, Any]:
+    """An event, its `data` byte for byte as it came."""
+    return {
+        "id": public_id(EVENT, row.id),
+        "external_id": row.external_id,
+        "tenant": row.tenant,
+        "source": row.source,
+        "type": row.type,
+        "subject": row.subject,
+        "time": row.time,
+        "accepted_at": key_time(row.id),
+        "admitted_at": row.admitted_at,
+        "data": orjson.Fragment(row.data),
+    }
+
+
+def delivery_view(row: DeliveryRow) -> dict[str, Any]:
+    return {
+        "id": public_id(DELIVERY, row.id),
+        "event_id": public_id(EVENT, row.event_id),
+        "subscription_id": public_id(SUBSCRIPTION, row.subscription_id),
+        "tenant": row.tenant,
+        "event_type": row.event_type,
+        "status": row.status,
+        "reason": row.reason,
+        "attempt_count": row.attempts,
+        "cycle": row.cycle,
+        "next_attempt_at": row.next_attempt_at,
+        "in_progress": row.claimed_by is not None,
+        "created_at": key_time(row.id),
+        "updated_at": row.updated_at,
+    }
+
+
+def delivery_with_attempts_view(row: DeliveryRow, attempts: Sequence[AttemptRow]) -> dict[str, Any]:
+    return delivery_view(row) | {"attempts": [attempt_view(attempt) for attempt in attempts]}
+
+
+def attempt_view(row: AttemptRow) -> dict[str, Any]:
+    """An attempt. The response's beginning is shown as text; what is not UTF-8 in it is replaced."""
+    body = row.response_body
+    return {
+        "id": public_id(ATTEMPT, row.id),
+        "cycle": row.cycle,
+        "number": row.number,
+        "started_at": row.started_at,
+        "duration_ms": row.duration_ms,
+        "outcome": row.outcome,
+        "superseded": row.superseded,
+        "status_code": row.status_code,
+        "failure": row.failure,
+        "reason": row.reason,
+        "response_body": None if body is None else body.decode(errors="replace"),
+        "remote_address": row.remote_address,
+        "url": row.url,
+    }
+
+
+def dead_letter_view(row: DeadLetterRow) -> dict[str, Any]:
+    return {
+        "id": public_id(DEAD_LETTER, row.id),
+        "kind": row.kind,
+        "reason": row.reason,
+        "state": row.state,
+        "tenant": row.tenant,
+        "delivery_id": _public(DELIVERY, row.delivery_id),
+        "cycle": row.cycle,
+        "subscription_id": _public(SUBSCRIPTION, row.subscription_id),
+        "event_id": _public(EVENT, row.event_id),
+        "message_id": row.message_id,
+        "routing_key": row.routing_key,
+        "created_at": row.created_at,
+        "settled_at": row.settled_at,
+    }
+
+
+def dead_letter_with_body_view(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter and the original bytes: in base64, and as text too when they are UTF-8."""
+    body = letter.body
+    return dead_letter_view(letter.row) | {
+        "body_base64": None if body is None else base64.b64encode(body).decode(),
+        "body_text": None if body is None else _text(body),
+        "message": letter.properties,
+    }
+
+
+def replay_view(row: ReplayRow) -> dict[str, Any]:
+    return {
+        "id": public_id(REPLAY, row.id),
+        "state": row.state,
+        "filter": row.filter,
+        "matched": row.matched,
+        "replayed": row.replayed,
+        "skipped": row.skipped,
+        "created_at": row.created_at,
+        "ended_at": row.ended_at,
+    }
+
+
+def _public(prefix: str, key: UUID | None) -> str | None:
+    return None if key is None else public_id(prefix, key)
+
+
+def _text(body: bytes) -> str | None:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,72 @@
+"""From the body of `POST /v1/events` to an event. Pure: the clock and fresh ids are arguments.
+
+The body is `{"type", "data", "tenant", "id", "source", "subject", "time"}`; the first two must be there, `null` for
+one of the others leaves it out. `data` is cut out of the body, not parsed and written again.
+"""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from schemas.errors import InvalidInput, Problem
+from schemas.events import DEFAULT_TENANT, UNKNOWN_SOURCE, Event, build_event
+from schemas.fields import parse_time
+from schemas.raw_json import members
+
+_TEXTS: Final = ("type", "tenant", "id", "source", "subject", "time")
+_KNOWN: Final = (*_TEXTS, "data")
+
+
+def requested_event(body: bytes, *, now: datetime, fresh_id: str) -> Event:
+    """The event that a body, well-formed JSON, asks for. Raises InvalidInput that names each field at fault."""
+    given = members(body)
+    if given is None:
+        raise InvalidInput.of("body", "must be a JSON object with type and data")
+    problems = [Problem(name, "is required") for name in ("type", "data") if name not in given]
+    problems += [
+        Problem(_printable(name), f"is not a known field; known are {', '.join(_KNOWN)}")
+        for name in given
+        if name not in _KNOWN
+    ]
+    texts = {name: _text(name, given[name], problems) for name in _TEXTS if name in given}
+    time = _time(texts.get("time"), now, problems)
+    if problems:
+        raise InvalidInput(problems)
+    return build_event(
+        type=texts.get("type") or "",
+        data=given["data"],
+        external_id=_or(texts.get("id"), fresh_id),
+        source=_or(texts.get("source"), UNKNOWN_SOURCE),
+        tenant=_or(texts.get("tenant"), DEFAULT_TENANT),
+        subject=texts.get("subject"),
+        time=time,
+    )
+
+
+def _text(name: str, raw: bytes, problems: list[Problem]) -> str | None:
+    try:
+        text = msgspec.json.decode(raw, type=str | None)
+    except msgspec.ValidationError:
+        problems.append(Problem(name, "must be a string"))
+        return None
+    if text is None and name == "type":
+        problems.append(Problem(name, "must be a string"))
+    return text
+
+
+def _time(text: str | None, now: datetime, problems: list[Problem]) -> datetime:
+    time = now if text is None else parse_time(text)
+    if time is None:
+        problems.append(Problem("time", "must be a time of RFC 3339 with its zone, as 2026-01-31T12:00:00Z"))
+        return now
+    return time
+
+
+def _or(text: str | None, default: str) -> str:
+    return default if text is None else text  # an empty text breaks the field's rule, and is told so
+
+
+def _printable(name: str) -> str:
+    """A name that the caller made up, short and in a form that any log takes."""
+    return ascii(name)[1:-1][:80]

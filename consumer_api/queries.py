@@ -1,0 +1,175 @@
+"""What callers send besides subscriptions and events: query strings, and the bodies of commands."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal, NoReturn
+from uuid import UUID
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic_core import PydanticCustomError
+
+from consumer_api.cursors import decode_cursor
+from infra.store.dead_letters import DeadLetterFilter
+from infra.store.history import DeliveryFilter, EventFilter, TimeRange
+from schemas.deliveries import ENDED, DeadLetterKind, Status
+from schemas.errors import InvalidInput
+from schemas.fields import id_fault, source_fault, tenant_fault, type_fault
+from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, parse_id
+from schemas.inputs import Input, rule
+from schemas.subscriptions import SigningSecret, State
+
+MAX_PAGE: Final = 200
+DEFAULT_PAGE: Final = 50
+MAX_GRACE_S: Final = 604_800
+DEFAULT_GRACE_S: Final = 86_400
+
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)  # RFC 3339
+
+
+def _refuse(message: str) -> NoReturn:
+    raise PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def _moment(value: object) -> datetime:
+    """A moment as RFC 3339 writes it, and no other form: pydantic would also take numbers."""
+    if isinstance(value, str) and _MOMENT.fullmatch(value):
+        try:
+            moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+        else:
+            if moment.year >= 1970:
+                return moment
+    _refuse("must be a time such as 2026-01-31T12:00:00Z (a + in a query string is written %2B)")
+
+
+def _id(prefix: str) -> BeforeValidator:
+    """A public id of one kind, read as its key."""
+
+    def read(value: object) -> UUID:
+        try:
+            return parse_id(prefix, value if isinstance(value, str) else "")
+        except InvalidInput as error:
+            _refuse(error.problems[0].message)
+
+    return BeforeValidator(read)
+
+
+def _cursor(value: object) -> UUID:
+    try:
+        return decode_cursor(value if isinstance(value, str) else "")
+    except InvalidInput as error:
+        _refuse(error.problems[0].message)
+
+
+def _text(fault: Callable[[str], str | None]) -> AfterValidator:
+    """Text that keeps one of the rules of `schemas.fields`."""
+
+    def check(text: str) -> str:
+        rule(fault(text))
+        return text
+
+    return AfterValidator(check)
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+SubscriptionKey = Annotated[UUID, _id(SUBSCRIPTION)]
+EventKey = Annotated[UUID, _id(EVENT)]
+DeliveryKey = Annotated[UUID, _id(DELIVERY)]
+Tenant = Annotated[str, _text(tenant_fault)]
+EventType = Annotated[str, _text(type_fault)]
+
+
+class PageQuery(Input):
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Annotated[UUID, BeforeValidator(_cursor)] | None = None
+
+
+class SubscriptionsQuery(PageQuery):
+    tenant: Tenant | None = None
+    state: State | None = None
+
+
+class _Created(Input):
+    """A range of time: from `created_after`, inclusive, to `created_before`, exclusive."""
+
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+
+    def created(self) -> TimeRange:
+        return TimeRange(self.created_after, self.created_before)
+
+
+class EventsQuery(PageQuery, _Created):
+    tenant: Tenant | None = None
+    type: EventType | None = None
+    source: Annotated[str, _text(source_fault)] | None = None
+    external_id: Annotated[str, _text(id_fault)] | None = None
+
+    def wanted(self) -> EventFilter:
+        return EventFilter(self.tenant, self.type, self.source, self.external_id, self.created())
+
+
+class DeliveriesQuery(PageQuery, _Created):
+    subscription_id: SubscriptionKey | None = None
+    event_id: EventKey | None = None
+    tenant: Tenant | None = None
+    event_type: EventType | None = None
+    status: tuple[Status, ...] = ()
+
+    def wanted(self) -> DeliveryFilter:
+        return DeliveryFilter(
+            self.subscription_id, self.event_id, self.tenant, self.event_type, self.status, self.created()
+        )
+
+
+class DeadLettersQuery(PageQuery, _Created):
+    kind: DeadLetterKind | None = None
+    state: Literal["open", "replayed", "discarded"] | None = None
+    tenant: Tenant | None = None
+    subscription_id: SubscriptionKey | None = None
+    delivery_id: DeliveryKey | None = None
+    event_id: EventKey | None = None
+
+    def wanted(self) -> DeadLetterFilter:
+        return DeadLetterFilter(
+            self.kind, self.state, self.tenant, self.subscription_id, self.delivery_id, self.event_id, self.created()
+        )
+
+
+class ReplaysQuery(PageQuery):
+    tenant: Tenant | None = None
+    state: Literal["running", "completed", "canceled"] | None = None
+
+
+def _ended(status: Status) -> Status:
+    rule(None if status in ENDED else "must be delivered, dead or canceled")
+    return status
+
+
+class ReplayCreate(_Created):
+    """Which deliveries to begin again. Without a `status`, the dead ones."""
+
+    subscription_id: SubscriptionKey | None = None
+    tenant: Tenant | None = None
+    event_type: EventType | None = None
+    status: Annotated[tuple[Annotated[Status, AfterValidator(_ended)], ...], Field(min_length=1, max_length=3)] = (
+        Status.DEAD,
+    )
+
+    def wanted(self) -> DeliveryFilter:
+        return DeliveryFilter(
+            subscription_id=self.subscription_id,
+            tenant=self.tenant,
+            event_type=self.event_type,
+            statuses=self.status,
+            created=self.created(),
+        )
+
+
+class SecretRotation(Input):
+    """The new secret signs at once; those before it sign too for `grace_s` seconds more. Without one, one is made."""
+
+    secret: SigningSecret | None = None
+    grace_s: Annotated[int, Strict(), Field(ge=0, le=MAX_GRACE_S)] = DEFAULT_GRACE_S

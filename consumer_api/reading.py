@@ -1,0 +1,72 @@
+"""Reading requests: bodies within their bounds, JSON, query strings, ids in paths."""
+
+import asyncio
+from typing import Final, TypeVar
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel
+
+from consumer_api.errors import ApiError, ErrorCode, Fault
+from schemas.errors import InvalidInput, Problem
+from schemas.ids import parse_id
+from schemas.inputs import read_input
+
+Model = TypeVar("Model", bound=BaseModel)
+
+BODY_TIMEOUT_S: Final = 30
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, within the application's size limit and a time limit, or one that drips would hold its handler."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        message = f"the body did not arrive within {BODY_TIMEOUT_S} s"
+        raise ApiError(Fault(408, ErrorCode.REQUEST_TIMEOUT, message)) from None
+    except web.RequestPayloadError as error:
+        raise ApiError(Fault(400, ErrorCode.INVALID_REQUEST, "the body cannot be read")) from error
+
+
+async def read_json(request: web.Request, model: type[Model], *, optional: bool = False) -> Model:
+    """The body as a model; with `optional`, no body is an empty object."""
+    body = await read_body(request)
+    return read_input(model, {} if optional and not body else parse_json(body))
+
+
+def parse_json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # Its position, not its text: the text may hold a secret.
+        where = f"line {error.lineno} column {error.colno}"
+        raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body is not JSON: {error.msg} at {where}")) from None
+
+
+def read_query(request: web.Request, model: type[Model]) -> Model:
+    """The query string as a model. A field that is a tuple takes several values, repeated or joined by commas."""
+    values: dict[str, object] = {}
+    problems = []
+    for name in dict.fromkeys(request.query):
+        given = request.query.getall(name)
+        if _takes_many(model, name):
+            values[name] = tuple(part for value in given for part in value.split(","))
+        elif len(given) == 1:
+            values[name] = given[0]
+        else:
+            problems.append(Problem(name, "must be given once"))
+    if problems:
+        raise InvalidInput(problems)
+    return read_input(model, values)
+
+
+def path_id(request: web.Request, prefix: str, field: str) -> UUID:
+    """The id in the path. Raises InvalidInput that names `field` for one of another kind."""
+    return parse_id(prefix, request.match_info[field], field=field)
+
+
+def _takes_many(model: type[BaseModel], name: str) -> bool:
+    known = model.model_fields.get(name)
+    return known is not None and isinstance(known.default, tuple)

@@ -1,0 +1,76 @@
+"""`/v1/replays`: begin many ended deliveries again, by a filter."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from consumer_api.answers import json_answer, page_answer
+from consumer_api.context import STORE
+from consumer_api.errors import conflict
+from consumer_api.outcomes import done
+from consumer_api.presentation import replay_view
+from consumer_api.queries import ReplayCreate, ReplaysQuery
+from consumer_api.reading import path_id, read_json, read_query
+from infra.store import replays, subscriptions
+from infra.store.outcomes import Missing
+from schemas.errors import InvalidInput
+from schemas.ids import REPLAY
+from schemas.subscriptions import State
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/replays", create),
+        web.get("/v1/replays", list_replays),
+        web.get("/v1/replays/{replay_id}", get),
+        web.post("/v1/replays/{replay_id}/cancel", cancel),
+    ]
+
+
+async def create(request: web.Request) -> web.Response:
+    """202: what matches now is counted, and a dispatcher works through it."""
+    wanted = (await read_json(request, ReplayCreate, optional=True)).wanted()
+    async with request.app[STORE].transaction() as conn:
+        if wanted.subscription_id is not None:
+            await _check_subscription(conn, wanted.subscription_id)
+        row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, now=datetime.now(UTC))
+    view = replay_view(row)
+    return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
+
+
+async def list_replays(request: web.Request) -> web.Response:
+    query = read_query(request, ReplaysQuery)
+    async with request.app[STORE].connection() as conn:
+        page = await replays.list_page(
+            conn, tenant=query.tenant, state=query.state, after=query.cursor, limit=query.limit
+        )
+    return page_answer(page, replay_view)
+
+
+async def get(request: web.Request) -> web.Response:
+    async with request.app[STORE].connection() as conn:
+        row = done(await replays.get(conn, _id(request)), "replay")
+    return json_answer(replay_view(row))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Stop a running replay; deliveries that it has begun again go on."""
+    async with request.app[STORE].transaction() as conn:
+        row = done(await replays.cancel(conn, _id(request)), "replay")
+    return json_answer(replay_view(row))
+
+
+async def _check_subscription(conn: asyncpg.Connection, subscription_id: UUID) -> None:
+    """An early word about a replay of which every delivery would be skipped."""
+    subscription = await subscriptions.get(conn, subscription_id)
+    if isinstance(subscription, Missing):
+        raise InvalidInput.of("subscription_id", "must be the id of a subscription that is not deleted")
+    if subscription.state != State.ENABLED:
+        raise conflict(f"the subscription is {subscription.state}; only an enabled one is replayed to")
+
+
+def _id(request: web.Request) -> UUID:
+    return path_id(request, REPLAY, "replay_id")

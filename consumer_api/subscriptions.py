@@ -1,0 +1,176 @@
+"""`/v1/subscriptions`: who is sent what, where, and signed with which secret."""
+
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from consumer_api.answers import json_answer, page_answer
+from consumer_api.context import SETTINGS, STORE, VAULT
+from consumer_api.errors import conflict, not_found
+from consumer_api.outcomes import done
+from consumer_api.presentation import delivery_view, subscription_view
+from consumer_api.queries import SecretRotation, SubscriptionsQuery
+from consumer_api.reading import path_id, read_json, read_query
+from consumer_api.sealing import MAX_LIVE_SECRETS, live_secrets, opened, rotated, seal_headers, seal_secrets
+from consumer_api.tracing import callers_traceparent
+from infra.addresses import check_url_host
+from infra.settings import Settings
+from infra.store import subscriptions
+from infra.store.subscriptions import SubscriptionRow
+from schemas.errors import InvalidInput
+from schemas.ids import SUBSCRIPTION
+from schemas.signatures import format_secret
+from schemas.subscriptions import Secret, State, SubscriptionCreate, SubscriptionPatch
+
+_SECRET_BYTES = 32
+_STATE_REASONS = {
+    State.ENABLED: None,
+    State.PAUSED: subscriptions.PAUSED_BY_OPERATOR,
+    State.DISABLED: subscriptions.DISABLED_BY_OPERATOR,
+}
+
+
+def routes() -> list[web.RouteDef]:
+    one = "/v1/subscriptions/{subscription_id}"
+    return [
+        web.post("/v1/subscriptions", create),
+        web.get("/v1/subscriptions", list_subscriptions),
+        web.get(one, get),
+        web.patch(one, patch),
+        web.delete(one, delete),
+        web.post(f"{one}/rotate-secret", rotate_secret),
+        web.post(f"{one}/test", test),
+    ]
+
+
+async def create(request: web.Request) -> web.Response:
+    """201 with the secret, which is shown here and never again. Events published from now on reach it."""
+    wanted = await read_json(request, SubscriptionCreate)
+    vault = request.app[VAULT]
+    _check_host(wanted.url, request.app[SETTINGS])
+    secret = wanted.secret.get_secret_value() if wanted.secret else _new_secret()
+    async with request.app[STORE].transaction() as conn:
+        row = await subscriptions.create(
+            conn,
+            subscription_id=uuid7(),
+            tenant=wanted.tenant,
+            url=wanted.url,
+            description=wanted.description,
+            event_types=list(wanted.event_types),
+            timeout_s=wanted.timeout_s,
+            retry_policy=wanted.retry_policy.model_dump(mode="json"),
+            headers=seal_headers(vault, wanted.headers),
+            secrets=seal_secrets(vault, [Secret(secret)]),
+        )
+    view = _view(request, row)
+    return json_answer(view | {"secret": secret}, status=201, headers={"Location": f"/v1/subscriptions/{view['id']}"})
+
+
+async def list_subscriptions(request: web.Request) -> web.Response:
+    query = read_query(request, SubscriptionsQuery)
+    async with request.app[STORE].connection() as conn:
+        page = await subscriptions.list_page(
+            conn, tenant=query.tenant, state=query.state, after=query.cursor, limit=query.limit
+        )
+    return page_answer(page, lambda row: _view(request, row))
+
+
+async def get(request: web.Request) -> web.Response:
+    async with request.app[STORE].connection() as conn:
+        row = done(await subscriptions.get(conn, _id(request)), "subscription")
+    return json_answer(_view(request, row))
+
+
+async def patch(request: web.Request) -> web.Response:
+    """Change what is given, in force once this answers, also for retries that wait. `headers` replaces them all."""
+    subscription_id = _id(request)
+    wanted = await read_json(request, SubscriptionPatch)
+    if wanted.url is not None:
+        _check_host(wanted.url, request.app[SETTINGS])
+    async with request.app[STORE].transaction() as conn:
+        row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
+        row = await subscriptions.save(conn, _patched(request, row, wanted))
+    return json_answer(_view(request, row))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """204. Its deliveries that have not ended are canceled; its history stays."""
+    subscription_id = _id(request)
+    no_secrets = seal_secrets(request.app[VAULT], [])
+    async with request.app[STORE].transaction() as conn:
+        deleted = await subscriptions.delete(conn, subscription_id, no_secrets=no_secrets)
+    if not deleted:
+        raise not_found("subscription")
+    return web.Response(status=204)
+
+
+async def rotate_secret(request: web.Request) -> web.Response:
+    """A new secret, shown here and never again. It signs at once; those before it sign too until the grace is over."""
+    subscription_id = _id(request)
+    wanted = await read_json(request, SecretRotation, optional=True)
+    vault, now = request.app[VAULT], datetime.now(UTC)
+    secret = wanted.secret.get_secret_value() if wanted.secret else _new_secret()
+    async with request.app[STORE].transaction() as conn:
+        row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
+        signing = rotated(live_secrets(vault, row, now), secret, now=now, grace=timedelta(seconds=wanted.grace_s))
+        if len(signing) > MAX_LIVE_SECRETS:
+            raise conflict(
+                f"{MAX_LIVE_SECRETS} secrets sign already; wait for one to expire, or rotate with a grace_s of 0"
+            )
+        row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, signing)))
+    return json_answer(_view(request, row) | {"secret": secret})
+
+
+async def test(request: web.Request) -> web.Response:
+    """202 with the delivery of a test event, which is sent whatever types the subscription asks for."""
+    subscription_id = _id(request)
+    async with request.app[STORE].transaction() as conn:
+        outcome = await subscriptions.send_test(
+            conn,
+            subscription_id,
+            now=datetime.now(UTC),
+            external_id=str(uuid7()),
+            traceparent=callers_traceparent(request),
+        )
+        delivery = done(outcome, "subscription")
+    return json_answer(delivery_view(delivery), status=202)
+
+
+def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPatch) -> SubscriptionRow:
+    changes = wanted.changes()
+    if wanted.event_types is not None:
+        changes["event_types"] = list(wanted.event_types)
+    if wanted.retry_policy is not None:
+        changes["retry_policy"] = wanted.retry_policy.model_dump(mode="json")
+    if wanted.headers is not None:
+        changes["headers"] = seal_headers(request.app[VAULT], wanted.headers)
+    if wanted.state is not None and wanted.state != row.state:
+        changes["state_reason"] = _STATE_REASONS[wanted.state]
+    values: dict[str, Any] = changes
+    return replace(row, **values)
+
+
+def _check_host(url: str, settings: Settings) -> None:
+    """An early word about a host that the egress guard is sure to refuse; the guard itself judges at each request."""
+    if fault := check_url_host(url, settings.egress_allow):
+        message = (
+            f"must lead to a public address: {fault} (an operator may allow its network with HOOKHARE_EGRESS_ALLOW)"
+        )
+        raise InvalidInput.of("url", message)
+
+
+def _new_secret() -> str:
+    return format_secret(secrets.token_bytes(_SECRET_BYTES))
+
+
+def _id(request: web.Request) -> UUID:
+    return path_id(request, SUBSCRIPTION, "subscription_id")
+
+
+def _view(request: web.Request, row: SubscriptionRow) -> dict[str, Any]:
+    return subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC)))

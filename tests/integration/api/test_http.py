@@ -1,0 +1,299 @@
+"""What every route has in common: the key, the shape of errors, the request id, the bounds."""
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import structlog
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from consumer_api import reading
+from consumer_api.app import make_app
+from infra.broker.base import Outgoing
+from infra.broker.open import open_broker
+from infra.crypto import Vault
+from infra.settings import Settings
+from infra.store import api_keys
+from infra.store.store import Store
+from infra.telemetry import open_telemetry
+from schemas.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    PublishRefused,
+    PublishTimeout,
+    StoreUnavailable,
+    Unroutable,
+)
+from tests.support.api import ApiClient
+
+ROUTES = [
+    ("POST", "/v1/subscriptions"),
+    ("GET", "/v1/subscriptions"),
+    ("GET", "/v1/subscriptions/x"),
+    ("PATCH", "/v1/subscriptions/x"),
+    ("DELETE", "/v1/subscriptions/x"),
+    ("POST", "/v1/subscriptions/x/rotate-secret"),
+    ("POST", "/v1/subscriptions/x/test"),
+    ("POST", "/v1/events"),
+    ("GET", "/v1/events"),
+    ("GET", "/v1/events/x"),
+    ("GET", "/v1/deliveries"),
+    ("GET", "/v1/deliveries/x"),
+    ("POST", "/v1/deliveries/x/retry"),
+    ("POST", "/v1/deliveries/x/cancel"),
+    ("POST", "/v1/deliveries/x/replay"),
+    ("GET", "/v1/dead-letters"),
+    ("GET", "/v1/dead-letters/x"),
+    ("POST", "/v1/dead-letters/x/replay"),
+    ("POST", "/v1/dead-letters/x/discard"),
+    ("POST", "/v1/replays"),
+    ("GET", "/v1/replays"),
+    ("GET", "/v1/replays/x"),
+    ("POST", "/v1/replays/x/cancel"),
+]
+
+
+async def test_every_route_but_the_probes_asks_for_a_key(api: ApiClient, store: Store, settings: Settings) -> None:
+    async with open_broker(settings) as broker:
+        with open_telemetry(settings, "test") as telemetry:
+            vault = Vault.from_settings(settings)
+            app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
+    known = {
+        (route.method, re.sub(r"\{\w+\}", "x", route.resource.canonical))
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    probes = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+    assert known == {*ROUTES, *probes}
+    for method, path in ROUTES:
+        answer = await api.call(method, path, key="")
+        assert (answer.status, answer.code) == (401, "unauthorized"), (method, path)
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    for method, path in probes:
+        assert (await api.call(method, path, key="")).status == 200, path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer hh_" + "A" * 43},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic aGg6aGg="},
+        {"Authorization": "Bearer \xff\xfe"},
+        {"X-API-Key": "hh_" + "A" * 43},
+        {"X-API-Key": ""},
+        {"X-API-Key": "é" * 46},
+    ],
+)
+async def test_a_key_that_is_wrong_is_401(api: ApiClient, headers: dict[str, str]) -> None:
+    answer = await api.call("GET", "/v1/subscriptions", key="", headers=headers)
+    assert (answer.status, answer.code) == (401, "unauthorized")
+
+
+async def test_a_key_is_taken_as_bearer_token_or_in_its_own_header(api: ApiClient) -> None:
+    for headers in (
+        {"Authorization": f"Bearer {api.key}"},
+        {"Authorization": f"bearer  {api.key}"},
+        {"X-API-Key": api.key},
+    ):
+        assert (await api.call("GET", "/v1/subscriptions", key="", headers=headers)).status == 200
+
+
+async def test_a_revoked_key_ends_at_once(api: ApiClient, store: Store) -> None:
+    assert (await api.call("GET", "/v1/subscriptions")).status == 200
+    async with store.transaction() as conn:
+        row = await api_keys.find(conn, api.key)
+        assert row is not None
+        await api_keys.revoke(conn, row.id)
+    assert (await api.call("GET", "/v1/subscriptions")).code == "unauthorized"
+
+
+async def test_an_unknown_route_is_404_and_under_v1_only_for_who_has_a_key(api: ApiClient) -> None:
+    for path in ("/v1/nothing", "/v1/subscriptions/", "/v2/events", "/", "/v1"):
+        answer = await api.call("GET", path)
+        assert (answer.status, answer.code) == (404, "not_found"), path
+    assert (await api.call("GET", "/v1/nothing", key="")).code == "unauthorized"
+    assert (await api.call("GET", "/", key="")).code == "not_found"
+
+
+async def test_a_wrong_method_is_405_and_says_which_are_right(api: ApiClient) -> None:
+    answer = await api.call("PUT", "/v1/events")
+    assert (answer.status, answer.code) == (405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET, HEAD, POST"
+
+
+async def test_errors_have_the_one_shape(api: ApiClient) -> None:
+    answer = await api.call("POST", "/v1/events", {"type": "a b"})
+    error = answer.body["error"]
+    assert answer.body.keys() == {"error"}
+    assert error.keys() == {"code", "message", "details", "timestamp", "request_id"}
+    assert error["request_id"] == answer.headers["X-Request-Id"]
+    assert {tuple(detail) for detail in error["details"]} == {("field", "message")}
+    assert abs(datetime.fromisoformat(error["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+async def test_the_request_id_is_the_callers_when_it_is_fit_for_a_log_and_else_a_new_one(api: ApiClient) -> None:
+    for path in ("/v1/subscriptions", "/healthz", "/nothing"):
+        given = await api.call("GET", path, headers={"X-Request-Id": "a-B_1.2"})
+        assert given.headers["X-Request-Id"] == "a-B_1.2"
+    made = set()
+    for bad in ("a b", "x" * 129, "é", ""):
+        answer = await api.call("GET", "/nothing", headers={"X-Request-Id": bad})
+        assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-Id"])
+        made.add(answer.body["error"]["request_id"])
+    assert len(made) == 4
+
+
+@pytest.mark.parametrize("body", [b"not json", b'{"url": "\\ud800"}', b'{"a": \xff}', b"[" * 5000, b""])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/subscriptions"), ("POST", "/v1/events")])
+async def test_a_body_that_is_not_json_is_told_so(api: ApiClient, method: str, path: str, body: bytes) -> None:
+    answer = await api.call(method, path, body)
+    assert (answer.status, answer.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b'"text"', b"null"])
+@pytest.mark.parametrize("path", ["/v1/subscriptions", "/v1/events", "/v1/replays"])
+async def test_json_that_is_no_object_is_told_so(api: ApiClient, path: str, body: bytes) -> None:
+    answer = await api.call("POST", path, body)
+    assert (answer.status, answer.code, list(answer.fields)) == (400, "validation_failed", ["body"])
+
+
+@pytest.mark.parametrize("path", ["/v1/subscriptions", "/v1/events", "/v1/replays"])
+async def test_a_body_beyond_its_bound_is_413_also_when_it_comes_in_chunks(api: ApiClient, path: str) -> None:
+    async def chunks() -> Any:
+        for _ in range(100):
+            yield b" " * 65_536
+
+    answer = await api.call("POST", path, b" " * 1_000_000)
+    assert (answer.status, answer.code) == (413, "payload_too_large")
+    async with api._session.post(f"{api.url}{path}", data=chunks(), headers={"X-API-Key": api.key}) as response:
+        assert response.status == 413
+
+
+async def test_a_compressed_body_is_bounded_by_what_it_holds(api: ApiClient) -> None:
+    import zlib
+
+    bomb = zlib.compress(b" " * 50_000_000)
+    answer = await api.call("POST", "/v1/events", bomb, headers={"Content-Encoding": "deflate"})
+    assert (answer.status, answer.code) == (413, "payload_too_large")
+    broken = await api.call("POST", "/v1/events", b"no gzip", headers={"Content-Encoding": "gzip"})
+    assert (broken.status, broken.code) == (400, "invalid_request")
+
+
+async def test_a_body_that_drips_is_408(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BODY_TIMEOUT_S", 0.2)
+
+    async def drip() -> Any:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.02)
+
+    async with api._session.post(f"{api.url}/v1/events", data=drip(), headers={"X-API-Key": api.key}) as response:
+        assert response.status == 408
+        assert (await response.json())["error"]["code"] == "request_timeout"
+
+
+class _FailingBroker:
+    """Says no to every publish; the other answers are a real broker's."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    async def publish(self, _: Outgoing, *, timeout_s: float) -> None:
+        raise self.error
+
+    async def check(self, *, timeout_s: float) -> None:
+        raise self.error
+
+
+async def _client(settings: Settings, store: Any, broker: Any) -> TestClient[web.Request, web.Application]:
+    with open_telemetry(settings, "test") as telemetry:
+        vault = Vault.from_settings(settings)
+        app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
+    return TestClient(TestServer(app))
+
+
+async def _key(store: Store) -> dict[str, str]:
+    async with store.transaction() as conn:
+        key, _ = await api_keys.create(conn, "test")
+    return {"X-API-Key": key}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BrokerUnavailable("amqp://user:pw@host"), "broker_unavailable"),
+        (PublishTimeout("amqp://user:pw@host"), "broker_unavailable"),
+        (PublishRefused("amqp://user:pw@host"), "broker_refused"),
+        (Unroutable("amqp://user:pw@host"), "broker_refused"),
+    ],
+)
+async def test_an_event_that_the_broker_did_not_confirm_is_503_and_not_202(
+    settings: Settings, store: Store, error: BrokerError, code: str
+) -> None:
+    headers = await _key(store)
+    async with await _client(settings, store, _FailingBroker(error)) as client:
+        response = await client.post("/v1/events", json={"type": "a", "data": 1}, headers=headers)
+        text = await response.text()
+    assert response.status == 503
+    assert f'"code":"{code}"' in text
+    assert int(response.headers["Retry-After"]) > 0
+    assert "user:pw" not in text
+
+
+async def test_a_surprise_is_500_without_its_message_and_logged_under_the_request_id(
+    settings: Settings, store: Store
+) -> None:
+    headers = {**await _key(store), "X-Request-Id": "r-1"}
+    broker = _FailingBroker(RuntimeError("internal detail"))
+    with structlog.testing.capture_logs() as logs:
+        async with await _client(settings, store, broker) as client:
+            response = await client.post("/v1/events", json={"type": "a", "data": 1}, headers=headers)
+            text = await response.text()
+    assert response.status == 500
+    assert '"code":"internal"' in text
+    assert "internal detail" not in text
+    assert "RuntimeError" not in text
+    (logged,) = [line for line in logs if line["event"] == "api.unexpected"]
+    assert (logged["request_id"], logged["route"]) == ("r-1", "/v1/events")
+
+
+class _AbsentStore:
+    def connection(self) -> Any:
+        raise StoreUnavailable("postgresql://user:pw@host")
+
+    transaction = connection
+
+    async def check(self) -> None:
+        raise StoreUnavailable("postgresql://user:pw@host")
+
+
+async def test_without_the_database_every_route_is_503(settings: Settings) -> None:
+    broker = _FailingBroker(BrokerUnavailable("no"))
+    headers = {"X-API-Key": "hh_" + "A" * 43}
+    async with await _client(settings, _AbsentStore(), broker) as client:
+        for method, path in ROUTES:
+            response = await client.request(method, path, headers=headers)
+            text = await response.text()
+            assert response.status == 503, path
+            assert '"code":"store_unavailable"' in text
+            assert "user:pw" not in text
+            assert "Retry-After" in response.headers
+
+
+async def test_each_request_is_one_log_line_without_its_query_body_or_key(settings: Settings, store: Store) -> None:
+    headers = {**await _key(store), "X-Request-Id": "r-2"}
+    with structlog.testing.capture_logs() as logs:
+        async with open_broker(settings) as broker, await _client(settings, store, broker) as client:
+            await client.get("/v1/events?tenant=s3cret", headers=headers)
+            await client.get("/healthz")
+    (line,) = [line for line in logs if line["event"] == "api.request"]
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/v1/events", 200)
+    assert (line["request_id"], line["key"][:4]) == ("r-2", "key_")
+    assert line["duration_ms"] >= 0
+    assert "s3cret" not in repr(line)
+    assert headers["X-API-Key"] not in repr(logs)

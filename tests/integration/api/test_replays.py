@@ -1,0 +1,138 @@
+"""`/v1/replays`: create from a filter, get with counts, list, cancel."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from infra.store import replays
+from infra.store.store import Store
+from schemas.ids import REPLAY, SUBSCRIPTION, public_id
+from tests.support import rows
+from tests.support.api import ApiClient
+
+REPLAYS = "/v1/replays"
+
+
+async def _dead(store: Store, number: int, status: str = "dead") -> str:
+    """Deliveries to a new subscription, whose id is returned."""
+    at = datetime.now(UTC) - timedelta(seconds=1)
+    async with store.transaction() as conn:
+        subscription = (await rows.add_subscription(conn)).id
+        for _ in range(number):
+            await rows.add_delivery(conn, subscription, status, at=at)
+    return public_id(SUBSCRIPTION, subscription)
+
+
+async def _work(store: Store, batch: int = 100) -> None:
+    """What a dispatcher does, once."""
+    async with store.transaction() as conn:
+        await replays.advance(conn, batch=batch)
+
+
+async def test_create_counts_what_matches_and_a_dispatcher_works_through_it(api: ApiClient, store: Store) -> None:
+    subscription = await _dead(store, 3)
+    await _dead(store, 2)
+    answer = await api.call("POST", REPLAYS, {"subscription_id": subscription})
+    assert answer.status == 202
+    created = answer.body
+    assert answer.headers["Location"] == f"{REPLAYS}/{created['id']}"
+    assert (created["state"], created["matched"], created["replayed"], created["skipped"]) == ("running", 3, 0, 0)
+    await _work(store, batch=2)
+    assert (await api.get(f"{REPLAYS}/{created['id']}"))["replayed"] == 2
+    await _work(store, batch=2)
+    done = await api.get(f"{REPLAYS}/{created['id']}")
+    assert (done["state"], done["matched"], done["replayed"], done["skipped"]) == ("completed", 3, 3, 0)
+    assert done["ended_at"] is not None
+    assert len((await api.get("/v1/deliveries", status="held", subscription_id=subscription))["data"]) == 3
+
+
+async def test_the_filter_is_shown_as_it_was_frozen(api: ApiClient, store: Store) -> None:
+    subscription = await _dead(store, 1)
+    asked = {
+        "subscription_id": subscription,
+        "tenant": "default",
+        "event_type": "order.created",
+        "status": ["delivered", "canceled"],
+        "created_after": "2026-01-01T00:00:00+02:00",
+        "created_before": "2026-01-02T00:00:00Z",
+    }
+    shown = (await api.post(REPLAYS, asked))["filter"]
+    assert shown == asked | {
+        "created_after": "2025-12-31T22:00:00+00:00",
+        "created_before": "2026-01-02T00:00:00+00:00",
+    }
+
+
+async def test_without_a_filter_all_dead_deliveries_until_now_are_replayed(api: ApiClient, store: Store) -> None:
+    await _dead(store, 2)
+    await _dead(store, 1, "delivered")
+    began = datetime.now(UTC)
+    bodies: list[dict[str, Any] | None] = [None, {}]
+    for body in bodies:
+        created = await api.post(REPLAYS, body)
+        assert (created["matched"], created["filter"]["status"]) == (2, ["dead"])
+        assert began <= datetime.fromisoformat(created["filter"]["created_before"]) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"status": ["held"]}, "status.0"),
+        ({"status": []}, "status"),
+        ({"status": "dead"}, "status"),
+        ({"subscription_id": "sub_x"}, "subscription_id"),
+        ({"subscription_id": public_id(SUBSCRIPTION, uuid7())}, "subscription_id"),
+        ({"subscription_id": 7}, "subscription_id"),
+        ({"tenant": "a\x00"}, "tenant"),
+        ({"event_type": "#"}, "event_type"),
+        ({"created_after": 1700000000}, "created_after"),
+        ({"created_after": "soon"}, "created_after"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+async def test_a_bad_filter_is_refused_with_the_field_named(api: ApiClient, body: dict[str, Any], field: str) -> None:
+    answer = await api.call("POST", REPLAYS, body)
+    assert (answer.status, answer.code) == (400, "validation_failed")
+    assert list(answer.fields) == [field]
+    assert (await api.get(REPLAYS))["data"] == []
+
+
+async def test_a_replay_to_a_paused_subscription_is_refused(api: ApiClient, store: Store) -> None:
+    subscription = await _dead(store, 1)
+    await api.patch(f"/v1/subscriptions/{subscription}", {"state": "paused"})
+    answer = await api.call("POST", REPLAYS, {"subscription_id": subscription})
+    assert (answer.status, answer.code) == (409, "conflict")
+    assert "paused" in answer.body["error"]["message"]
+
+
+async def test_a_canceled_replay_stops_where_it_is(api: ApiClient, store: Store) -> None:
+    subscription = await _dead(store, 3)
+    created = await api.post(REPLAYS, {"subscription_id": subscription})
+    await _work(store, batch=1)
+    canceled = await api.post(f"{REPLAYS}/{created['id']}/cancel", status=200)
+    assert (canceled["state"], canceled["replayed"]) == ("canceled", 1)
+    await _work(store)
+    assert len((await api.get("/v1/deliveries", status="dead"))["data"]) == 2
+    again = await api.call("POST", f"{REPLAYS}/{created['id']}/cancel")
+    assert (again.status, again.code) == (409, "conflict")
+
+
+async def test_replays_are_listed_newest_first_and_filtered(api: ApiClient, store: Store) -> None:
+    one = (await api.post(REPLAYS, {"tenant": "acme"}))["id"]
+    two = (await api.post(REPLAYS))["id"]
+    await api.post(f"{REPLAYS}/{two}/cancel", status=200)
+    assert [row["id"] for row in (await api.get(REPLAYS))["data"]] == [two, one]
+    assert [row["id"] for row in (await api.get(REPLAYS, tenant="acme"))["data"]] == [one]
+    assert [row["id"] for row in (await api.get(REPLAYS, state="canceled"))["data"]] == [two]
+    page = await api.get(REPLAYS, limit=1)
+    assert [row["id"] for row in (await api.get(REPLAYS, limit=1, cursor=page["next_cursor"]))["data"]] == [one]
+
+
+@pytest.mark.parametrize("tail", ["", "/cancel"])
+async def test_what_is_not_there_is_404_and_what_is_no_id_names_the_field(api: ApiClient, tail: str) -> None:
+    method = "POST" if tail else "GET"
+    assert (await api.call(method, f"{REPLAYS}/{public_id(REPLAY, uuid7())}{tail}")).code == "not_found"
+    answer = await api.call(method, f"{REPLAYS}/{public_id(SUBSCRIPTION, uuid7())}{tail}")
+    assert (answer.status, list(answer.fields)) == (400, ["replay_id"])
