@@ -61,6 +61,15 @@ def amqp_faults(doing: str) -> Iterator[None]:
         raise BrokerUnavailable(f"{doing}: RabbitMQ does not answer") from error
     except AMQP_FAULTS as error:
         raise BrokerUnavailable(f"{doing}: {reason(error)}") from error
+    if task is not None and task.cancelling() > asked_before:
+        raise asyncio.CancelledError  # up to 3.11, wait_for swallows it when what it waits for comes in the same moment
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it is over; once more if something below it swallowed that."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=2 * _POLITE_S)
 
 
 def reason(error: BaseException) -> str:
@@ -230,8 +239,7 @@ class Link(Generic[T]):
 
     async def close(self) -> None:
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+            await end(self._keeper)
         await self._drop()
 
     async def _keep(self) -> None:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from infra.broker.amqp_link import Link, Wire, amqp_faults
+from infra.broker.amqp_link import Link, Wire, amqp_faults, end
 from infra.broker.base import Queue, Received
 from infra.broker.rabbit_session import Session, Token
 from schemas.errors import BrokerError, BrokerUnavailable, ConfigurationError
@@ -48,8 +48,7 @@ class RabbitConsumer:
     async def stop(self) -> None:
         """Give back what is not acked."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
 
     async def receive(self, limit: int) -> Sequence[Received]:
         while True:

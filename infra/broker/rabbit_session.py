@@ -3,8 +3,7 @@
 Prefetch is RabbitMQ's `basic.qos` for each consumer of the channel (quorum queues have no other), and applies to
 consumers that begin after it. So a session begins with a consumer that may have one message; once it met a message that
 is no suspect, it adds a second consumer for the rest of the prefetch. When a suspect turns up among others, both are
-cancelled, the suspect goes back, the others are waited for, and it begins again with one. What comes back goes to the
-front of its queue, so the suspect is met again at once, alone.
+cancelled, the others are waited for, the suspect is handed out, alone, and then it begins again with one.
 
 aiormq's own basic_consume is used: aio-pika's wrapping costs two thirds more for each message. The callback only hands
 over, because closing a channel cancels the callbacks that run on it.
@@ -57,7 +56,7 @@ class Session:
         self._arrived = arrived
         self._ready: deque[Received] = deque()
         self._unacked: dict[int, None] = {}  # delivery tags, in the order of delivery: ready, and handed out
-        self._suspects: list[int] = []  # tags of suspects that came among others
+        self._suspects: list[Received] = []  # that came among others
         self._narrow = True  # one message at a time
         self._innocent = False  # met a message that is no suspect
         self._consumers: list[str] = []
@@ -78,8 +77,7 @@ class Session:
             await self._add_consumer(self._prefetch - 1)
             await self._until(lambda: bool(self._suspects))
             await self._cancel_consumers()
-            await self._give_back_suspects()
-            await self._until(lambda: not self._unacked)
+            await self._hand_out_alone(await self._keep_one_suspect())
 
     def take(self, limit: int) -> list[Received]:
         """What is there, at most `limit`."""
@@ -113,7 +111,7 @@ class Session:
         self._unacked[tag] = None
         suspect = received.delivery_count >= SUSPECT_DELIVERY_COUNT
         if suspect and not self._narrow:
-            self._suspects.append(tag)
+            self._suspects.append(received)
         else:
             self._ready.append(received)
             self._innocent = not suspect
@@ -134,15 +132,28 @@ class Session:
             while self._consumers:
                 await self._channel.basic_cancel(self._consumers.pop(), timeout=self._timeout_s)
 
-    async def _give_back_suspects(self) -> None:
-        with amqp_faults("giving back a suspect"):
+    async def _keep_one_suspect(self) -> Received:
+        """The suspect that stays; the others go back.
+
+        It does not go back as well: under load every consumer's window is open, and it would go from one to the next,
+        one delivery older each time, until the limit declares it dead.
+        """
+        first, *others = self._suspects
+        self._suspects.clear()
+        with amqp_faults("giving back suspects"):
             async with self._settling:
-                while self._suspects:
-                    tag = self._suspects.pop()
-                    # Nobody has seen it, so this should not count as one more delivery; before 4.3 it does all the
-                    # same.
+                for tag in map(_tag, others):
+                    # Nobody has seen it, so it should not count as one more delivery; before 4.3 it does all the same.
                     await self._channel.basic_nack(tag, requeue=True, wait=False)
                     del self._unacked[tag]
+        return first
+
+    async def _hand_out_alone(self, suspect: Received) -> None:
+        """Once all others are settled; and wait until it is settled, too."""
+        await self._until(lambda: len(self._unacked) == 1)
+        self._ready.append(suspect)
+        self._arrived.set()
+        await self._until(lambda: not self._unacked)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -173,7 +184,7 @@ class Session:
             self._wire.abort()  # nothing can be written any more
         except AMQP_FAULTS:
             pass
-        if not self._unacked:
+        if len(self._unacked) <= 1:
             self._turn.set()
 
     def _leading(self, known: Collection[int]) -> list[int]:
@@ -183,3 +194,8 @@ class Session:
     def _forget(self, tags: Sequence[int]) -> None:
         for tag in tags:
             del self._unacked[tag]
+
+
+def _tag(received: Received) -> int:
+    assert isinstance(received.token, Token)
+    return received.token.tag

@@ -54,6 +54,7 @@ _LARGE_BYTES: Final = (
     16_384  # bodies from this size on wait for the socket, or a thousand of them would pile up before it
 )
 _ALARM_PERIOD_S: Final = 0.1
+_MAX_KEY_BYTES: Final = 255
 _PROBE_KEY: Final = "check"  # no rung has this name, so what is published with it comes back
 _BLOCKED: Final = "RabbitMQ blocks publishers because of an alarm (its memory or its disk)"
 
@@ -141,6 +142,8 @@ class RabbitBroker:
 
     async def _store(self, outgoing: Outgoing, deadline: float) -> None:
         exchange, routing_key = _route(outgoing.to)
+        if len(routing_key.encode("utf-8", "surrogatepass")) > _MAX_KEY_BYTES:
+            raise Unroutable(f"a routing key has at most {_MAX_KEY_BYTES} bytes")
         await self._send(exchange, routing_key, outgoing.message, deadline)
 
     async def _send(self, exchange: str, routing_key: str, message: Message, deadline: float) -> None:
