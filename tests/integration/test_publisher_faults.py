@@ -120,11 +120,11 @@ async def test_a_broker_that_went_away_is_an_error_in_time_and_then_it_works_aga
         with pytest.raises(BrokerUnavailable):
             await events.publish("order.created", 1)
         with pytest.raises(NotAllPublished) as caught:
-            await events.publish_many(NewEvent("order.created", number) for number in range(2500))
+            await events.publish_many(NewEvent("order.created", number) for number in range(10_000))
         # Not a second for each thousand: when one thousand fails, the rest is not tried.
         assert time.monotonic() - started_s < 2 * (1 + SLACK_S)
-        failed = caught.value.failed
-        assert len(failed) == 2500
+        assert len(caught.value.failed) == 10_000
+        failed = caught.value.failed[:1500]
         line.proxy.accept()
         async with asyncio.timeout(LIMIT_S):
             while True:
@@ -134,4 +134,4 @@ async def test_a_broker_that_went_away_is_an_error_in_time_and_then_it_works_aga
                 except NotAllPublished:
                     pass  # the connection is not back yet
     assert [event.external_id for event in again] == [failure.event.id for failure in failed]
-    assert len(await line.stored()) >= 2501
+    assert len(await line.stored()) >= 1501
