@@ -122,9 +122,8 @@ class AttemptSpan:
     ) -> None:
         if self._span is None:
             return
-        if kind is not None:  # its message may hold what must not be in a trace
-            self._span.set_attribute("error.type", kind.__name__)
-            self._span.set_status(Status(StatusCode.ERROR))
+        if kind is not None:
+            _fail(self._span, kind)
         self._span.end()
 
 
@@ -214,13 +213,19 @@ class Telemetry:
             kind=kind,
             attributes=attributes,
             links=() if alone is not None else _links(origins),
-            record_exception=False,  # messages of exceptions stay out of traces; `error.type` does not
+            record_exception=False,  # an exception's message may hold what must not be in a trace
+            set_status_on_exception=False,
         ) as span:
             try:
                 yield
             except BaseException as error:
-                span.set_attribute("error.type", type(error).__name__)
+                _fail(span, type(error))
                 raise
+
+
+def _fail(span: Span, kind: type[BaseException]) -> None:
+    span.set_attribute("error.type", kind.__name__)
+    span.set_status(Status(StatusCode.ERROR))
 
 
 def _links(origins: Sequence[Context]) -> list[Link]:
