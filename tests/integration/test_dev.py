@@ -8,16 +8,19 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hookhare.demo.run import run_demo
+from hookhare.demo.samples import Sample, samples
 from producer.publisher import EventPublisher
 
 COMMAND = Path(sys.executable).with_name("hookhare")
@@ -135,20 +138,37 @@ def test_over_the_real_engines(tmp_path: Path, rabbit_url: str, database_url: st
 def test_the_demo_passes(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     options = [] if broker == "embedded" else ["--broker", str(request.getfixturevalue("rabbit_url"))]
     started_s = time.monotonic()
-    done = subprocess.run(
-        # The caller's own database and folder must not be touched, whatever is set.
-        [COMMAND, "demo", *options],
-        env=environment(database_url="postgresql://127.0.0.1:1/nowhere", home="/nonexistent"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=2 * LIMIT_S,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are too deep for a socket's path
+        done = subprocess.run(
+            # The caller's own database and folder must not be touched, whatever is set.
+            [COMMAND, "demo", *options],
+            env=environment(database_url="postgresql://127.0.0.1:1/nowhere", home="/nonexistent") | {"TMPDIR": folder},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=2 * LIMIT_S,
+            check=False,
+        )
+        left_over = [*Path(folder).iterdir(), *tmp_path.iterdir()]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All well" in done.stdout
     assert time.monotonic() - started_s < LIMIT_S
-    assert list(tmp_path.iterdir()) == []
+    assert left_over == []
+
+
+async def test_the_demo_fails_when_something_is_not_as_published(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def one_is_wrong() -> Sequence[Sample]:
+        first, *others = samples()
+        return [replace(first, text=b"{}"), *others]  # it is published from its Python form
+
+    monkeypatch.setattr("hookhare.demo.run.samples", one_is_wrong)
+    assert await run_demo(broker_url=None, force=False) == 1
+    said = capsys.readouterr().out
+    assert "Not as it should be: 2 faults" in said  # two receivers get it
+    assert "healthy: evt_" in said
+    assert "has other data" in said
 
 
 def test_the_demo_keeps_away_from_a_rabbitmq_that_is_in_use(tmp_path: Path, rabbit_url: str) -> None:
