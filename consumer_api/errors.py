@@ -5,7 +5,7 @@ Every error has the one shape `{"error": {"code", "message", "details", "timesta
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from datetime import datetime
 from enum import StrEnum
@@ -76,6 +76,13 @@ def conflict(reason: str, details: Sequence[Problem] = ()) -> ApiError:
 def too_large(field: str, max_bytes: int) -> ApiError:
     problem = Problem(field, f"must be at most {max_bytes} bytes")
     return ApiError(Fault(413, ErrorCode.PAYLOAD_TOO_LARGE, f"{problem.field}: {problem.message}", (problem,)))
+
+
+def not_published(error: BrokerError, external_id: str) -> ApiError:
+    """A publish that failed. Its id is told, which may be one that we made: published again with it, it is the same."""
+    return ApiError(
+        replace(_broker_fault(error), details=(Problem("id", f"publish it again with the id {external_id}"),))
+    )
 
 
 def error_body(fault: Fault, *, now: datetime, request_id: str) -> dict[str, Any]:

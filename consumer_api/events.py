@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import BROKER, SETTINGS, STORE
-from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, too_large
+from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
 from consumer_api.outcomes import done
 from consumer_api.presentation import event_view
 from consumer_api.publishing import requested_event
@@ -19,7 +19,7 @@ from consumer_api.reading import path_id, read_body, read_query
 from consumer_api.tracing import publish_span
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import history
-from schemas.errors import Problem
+from schemas.errors import BrokerError, Problem
 from schemas.events import Event, event_message
 from schemas.ids import EVENT, event_key, public_id
 from schemas.raw_json import json_fault
@@ -50,7 +50,12 @@ async def publish(request: web.Request) -> web.Response:
         return _accepted(event, known, duplicate=True)
     with publish_span(request) as traceparent:
         message = event_message(replace(event, accepted_ms=accepted_ms, traceparent=traceparent))
-        await request.app[BROKER].publish(Outgoing(ToEvents(event.type), message), timeout_s=settings.broker_timeout_s)
+        try:
+            await request.app[BROKER].publish(
+                Outgoing(ToEvents(event.type), message), timeout_s=settings.broker_timeout_s
+            )
+        except BrokerError as error:
+            raise not_published(error, event.external_id) from error
     key = event_key(accepted_ms, event.tenant, event.source, event.external_id)
     return _accepted(event, key, duplicate=False)
 

@@ -16,6 +16,8 @@ from uuid_utils.compat import uuid7
 
 from infra.store import tables
 from infra.store.query import column_list
+from schemas.errors import InvalidInput
+from schemas.fields import source_fault
 
 PREFIX = "hh_"
 _RANDOM_BYTES = 32
@@ -50,7 +52,9 @@ RETURNING {_COLUMNS}
 
 
 async def create(conn: asyncpg.Connection, name: str) -> tuple[str, ApiKeyRow]:
-    """Make a key. Its text is returned this once and stored nowhere."""
+    """Make a key. Its text is returned this once and stored nowhere. Raises InvalidInput for a name that is no text."""
+    if fault := source_fault(name):
+        raise InvalidInput.of("name", fault)
     key = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(_RANDOM_BYTES)).rstrip(b"=").decode()
     record = await conn.fetchrow(_INSERT, uuid7(), name, key[:_SHOWN_CHARS], _digest(key))
     assert record is not None

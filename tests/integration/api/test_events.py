@@ -6,11 +6,18 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
+from consumer_api.app import make_app
 from infra.broker.base import Queue, Received
 from infra.broker.open import open_broker
+from infra.crypto import Vault
 from infra.settings import Settings
+from infra.store import api_keys
 from infra.store.store import Store
+from infra.telemetry import open_telemetry
 from schemas.events import Event, read_event
 from schemas.ids import EVENT, event_key, public_id
 from tests.support import rows
@@ -274,3 +281,29 @@ async def test_many_publishes_at_once_are_all_stored(api: ApiClient, settings: S
     assert len({answer["id"] for answer in answers}) == 100
     stored = {_read(received).data for received in await _queued(settings, 100)}
     assert stored == {orjson.dumps(body["data"]) for body in bodies}
+
+
+async def test_a_publish_is_a_span_in_the_callers_trace_and_the_event_goes_on_from_it(
+    settings: Settings, store: Store
+) -> None:
+    exporter = InMemorySpanExporter()
+    async with store.transaction() as conn:
+        key, _ = await api_keys.create(conn, "test")
+    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with open_telemetry(settings, "test", exporter=exporter) as telemetry:
+        async with open_broker(settings) as broker:
+            vault = Vault.from_settings(settings)
+            app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
+            async with TestClient(TestServer(app)) as client:
+                headers = {"X-API-Key": key, "traceparent": f"00-{trace_id}-{parent_id}-01"}
+                response = await client.post(EVENTS, json={"type": "a", "data": 1}, headers=headers)
+                assert response.status == 202
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, span.kind) == ("publish hookhare.events", SpanKind.PRODUCER)
+    assert span.attributes is not None
+    assert span.attributes["messaging.system"] == "postgresql"
+    assert span.parent is not None
+    assert f"{span.parent.span_id:016x}" == parent_id
+    assert span.context is not None
+    event = _read((await _queued(settings))[0])
+    assert event.traceparent == f"00-{trace_id}-{span.context.span_id:016x}-01"

@@ -237,9 +237,10 @@ async def test_an_event_that_the_broker_did_not_confirm_is_503_and_not_202(
 ) -> None:
     headers = await _key(store)
     async with await _client(settings, store, _FailingBroker(error)) as client:
-        response = await client.post("/v1/events", json={"type": "a", "data": 1}, headers=headers)
+        response = await client.post("/v1/events", json={"type": "a", "data": 1, "id": "4711"}, headers=headers)
         text = await response.text()
     assert response.status == 503
+    assert "publish it again with the id 4711" in text
     assert f'"code":"{code}"' in text
     assert int(response.headers["Retry-After"]) > 0
     assert "user:pw" not in text

@@ -7,6 +7,7 @@ from uuid_utils.compat import uuid7
 
 from infra.store import api_keys
 from infra.store.store import Store
+from schemas.errors import InvalidInput
 
 
 async def test_a_key_is_found_by_its_text_and_only_its_hash_is_stored(store: Store) -> None:
@@ -28,6 +29,13 @@ async def test_what_is_no_key_is_not_found(store: Store, text: str) -> None:
     async with store.transaction() as conn:
         await api_keys.create(conn, "ops")
         assert await api_keys.find(conn, text) is None
+
+
+@pytest.mark.parametrize("name", ["", "a\x00b", "a\nb", "\udcff", "x" * 513])
+async def test_a_name_that_is_no_text_is_refused_by_name(store: Store, name: str) -> None:
+    async with store.transaction() as conn:
+        with pytest.raises(InvalidInput, match="name"):
+            await api_keys.create(conn, name)
 
 
 async def test_every_key_is_another(store: Store) -> None:
