@@ -54,12 +54,10 @@ _ADDRESSES_A_FAMILY: Final = 4
 # What the caller may not set: what we set, what frames the message, and what speaks to the connection.
 _OWN_HEADERS: Final = frozenset(
     {
-        "accept-encoding",
         "connection",
         "content-encoding",
         "content-length",
         "content-type",
-        "cookie",
         "expect",
         "host",
         "keep-alive",
@@ -290,7 +288,7 @@ def _target(url: str) -> URL | tuple[Failure, str]:
 def _header_fault(name: str) -> str | None:
     """Why the caller may not set the header `name`, as the end of a sentence."""
     lower = name.lower()
-    if not lower or not _TOKEN.issuperset(lower):
+    if not name or not name.isascii() or not _TOKEN.issuperset(lower):
         return "is not a header's name"
     return "is not the caller's to set" if lower in _OWN_HEADERS else None
 

@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+# For who only speaks HTTP: it trusts nobody, and spares the loading of the system's certificates.
+NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def self_signed(folder: Path, names: Sequence[str], *, valid: timedelta = timedelta(hours=1)) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from infra.addresses import Network
 from infra.egress import Egress, open_egress
 from infra.settings import Settings, read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
+from tests.support.certificates import NO_TLS
 from tests.support.nameserver import SILENCE, name_server
 from tests.support.receivers import Receiver
 
@@ -28,7 +29,7 @@ async def resolving(settings: Settings, **names: Sequence[str]) -> AsyncIterator
     async with AsyncExitStack() as stack:
         served = {f"{name}.test": addresses for name, addresses in names.items()}
         server = await stack.enter_async_context(name_server(served))
-        yield await stack.enter_async_context(open_egress(settings, nameservers=[server]))
+        yield await stack.enter_async_context(open_egress(settings, tls=NO_TLS, nameservers=[server]))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ async def resolving(settings: Settings, **names: Sequence[str]) -> AsyncIterator
     ],
 )
 async def test_loopback_is_out_of_reach_in_every_notation(host: str, receiver: Receiver) -> None:
-    async with open_egress(NOTHING) as egress:
+    async with open_egress(NOTHING, tls=NO_TLS) as egress:
         result = await post(egress, f"http://{host}:{receiver.port}/")
     assert isinstance(result, NoAnswer)
     assert result.failure is Failure.FORBIDDEN_ADDRESS, result
@@ -49,7 +50,7 @@ async def test_loopback_is_out_of_reach_in_every_notation(host: str, receiver: R
 
 @pytest.mark.parametrize("host", ["localhost.", "%31%32%37.0.0.1", "①②⑦.⓪.⓪.①", "127.0.0.1%00.example", "x@127.0.0.1"])
 async def test_nor_is_it_reached_by_what_is_no_name_or_no_url(host: str, receiver: Receiver) -> None:
-    async with open_egress(NOTHING) as egress:
+    async with open_egress(NOTHING, tls=NO_TLS) as egress:
         result = await post(egress, f"http://{host}:{receiver.port}/")
     assert isinstance(result, NoAnswer)
     assert not receiver.requests
@@ -64,7 +65,7 @@ async def test_nor_is_it_reached_by_what_is_no_name_or_no_url(host: str, receive
     ],
 )
 async def test_allowing_loopback_allows_nothing_else(host: str) -> None:
-    async with open_egress(LOOPBACK) as egress:
+    async with open_egress(LOOPBACK, tls=NO_TLS) as egress:
         result = await post(egress, f"http://{host}/latest/meta-data")
     assert isinstance(result, NoAnswer)
     assert result.failure is Failure.FORBIDDEN_ADDRESS
@@ -74,7 +75,7 @@ async def test_allowing_loopback_allows_nothing_else(host: str) -> None:
 
 
 async def test_what_an_operator_allows_is_reached(receiver: Receiver) -> None:
-    async with open_egress(LOOPBACK) as egress:
+    async with open_egress(LOOPBACK, tls=NO_TLS) as egress:
         result = await post(egress, receiver.url("/hook"))
     assert isinstance(result, Answered)
     assert result.remote_address == f"127.0.0.1:{receiver.port}"

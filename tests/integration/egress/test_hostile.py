@@ -14,6 +14,7 @@ from infra.egress import open_egress
 from infra.settings import read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support import hostile as scripts
+from tests.support.certificates import NO_TLS
 from tests.support.hostile import Hostile, Script, connections_end, hostile
 
 KEEP_BYTES: Final = 64
@@ -27,7 +28,7 @@ UNREAD_BYTES: Final = 12_000_000
 
 async def meet(script: Script, *, body: bytes = b"{}") -> tuple[AttemptResult, Hostile]:
     """POST to an endpoint with that script; the deadline is kept, and the endpoint finds nobody reading."""
-    async with hostile(script) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(script) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         began = monotonic()
         result = await egress.post(endpoint.url(), headers={}, body=body, timeout_s=DEADLINE_S)
         assert monotonic() - began < DEADLINE_S + LATE_S
@@ -114,7 +115,7 @@ async def test_a_connection_that_ends_early_is_told(script: Script, told: str) -
 
 
 async def test_redirects_are_answers_and_not_followed() -> None:
-    async with hostile(scripts.redirects_to_itself) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(scripts.redirects_to_itself) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         result = await egress.post(endpoint.url(), headers={}, body=b"{}", timeout_s=DEADLINE_S)
         assert isinstance(result, Answered)
         assert (result.status, endpoint.requests) == (307, 1)
@@ -138,7 +139,7 @@ async def test_who_does_not_read_holds_no_connection_and_no_body_of_ours(script:
 
 
 async def test_a_flood_on_an_idle_connection_ends_it() -> None:
-    async with hostile(scripts.floods_once_idle) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(scripts.floods_once_idle) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         first = await egress.post(endpoint.url(), headers={}, body=b"{}", timeout_s=DEADLINE_S)
         await connections_end(endpoint.port)
         assert endpoint.sent_bytes < UNREAD_BYTES
@@ -149,7 +150,7 @@ async def test_a_flood_on_an_idle_connection_ends_it() -> None:
 
 
 async def test_an_answer_that_came_ahead_is_not_the_next_requests() -> None:
-    async with hostile(scripts.answers_ahead) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(scripts.answers_ahead) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         first = await egress.post(endpoint.url(), headers={}, body=b"{}", timeout_s=DEADLINE_S)
         await connections_end(endpoint.port)
         second = await egress.post(endpoint.url(), headers={}, body=b"{}", timeout_s=DEADLINE_S)
@@ -164,7 +165,11 @@ async def test_many_hostile_endpoints_do_not_delay_a_good_one() -> None:
             await it.request(reader)
             await it.send(writer, scripts.OK)
 
-    async with hostile(scripts.accepts_and_hangs) as bad, hostile(good) as fine, open_egress(SETTINGS) as egress:
+    async with (
+        hostile(scripts.accepts_and_hangs) as bad,
+        hostile(good) as fine,
+        open_egress(SETTINGS, tls=NO_TLS) as egress,
+    ):
         hanging = [asyncio.create_task(egress.post(bad.url(), headers={}, body=b"{}", timeout_s=5)) for _ in range(300)]
         deadline = monotonic() + 5
         while bad.connections < 300:  # no limit of the connector's own: a hundred would wait for nobody
@@ -209,7 +214,7 @@ async def test_no_bytes_whatsoever_make_it_raise_or_hang() -> None:
         await it.send(writer, data[cut:])
 
     results: list[AttemptResult] = []
-    async with hostile(answer) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(answer) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         for _ in range(20):
             posts = (egress.post(endpoint.url(), headers={}, body=b"{}", timeout_s=5) for _ in range(20))
             results += await asyncio.gather(*posts)

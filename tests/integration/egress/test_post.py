@@ -16,6 +16,7 @@ from infra.egress import Egress, open_egress
 from infra.settings import read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support import hostile as scripts
+from tests.support.certificates import NO_TLS
 from tests.support.hostile import Hostile, hostile
 from tests.support.nameserver import SILENCE, name_server
 from tests.support.receivers import Behaviour, Receiver
@@ -48,7 +49,7 @@ class Listener:
 
 async def test_the_request_is_ours_the_callers_headers_and_nothing_else() -> None:
     listener = Listener()
-    async with hostile(listener) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(listener) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         await post(egress, endpoint.url("/hook/%c3%bc/../a%2Fb?a=1&b=%2F&c=%zz+#fragment"))
     line, *headers, _, _ = listener.heads[0].split(b"\r\n")
     assert line == b"POST /hook/%c3%bc/../a%2Fb?a=1&b=%2F&c=%zz+ HTTP/1.1"
@@ -68,7 +69,7 @@ async def test_the_request_is_ours_the_callers_headers_and_nothing_else() -> Non
 
 async def test_the_body_is_sent_byte_for_byte(receiver: Receiver) -> None:
     body = bytes(range(256)) * 8000  # 2 MB
-    async with open_egress(SETTINGS) as egress:
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
         assert isinstance(await post(egress, receiver.url("/big"), body=body), Answered)
         assert isinstance(await post(egress, receiver.url("/empty"), body=b""), Answered)
     assert [one.body for one in receiver.requests] == [body, b""]
@@ -80,17 +81,21 @@ async def test_the_body_is_sent_byte_for_byte(receiver: Receiver) -> None:
     [
         *(("Content-Length", "0"), ("content-length", "5"), ("Transfer-Encoding", "chunked"), ("Host", "internal")),
         *(("HOST", "internal"), ("Connection", "close"), ("Content-Type", "text/plain"), ("User-Agent", "curl")),
-        *(("Expect", "100-continue"), ("Upgrade", "h2c"), ("Cookie", "a=b"), ("Content-Encoding", "gzip")),
-        *(("TE", "trailers"), ("Trailer", "x"), ("Accept-Encoding", "gzip"), ("Proxy-Authorization", "x")),
+        *(("Expect", "100-continue"), ("Upgrade", "h2c"), ("Content-Encoding", "gzip")),
+        *(("TE", "trailers"), ("Trailer", "x"), ("Proxy-Authorization", "x")),
         *(("Content-Length: 0\r\nX", "y"), ("X: y\r\nContent-Length", "0"), ("Content-Length: 0, X", "y")),
         *(("X\n", "y"), ("X ", "y"), (" X", "y"), ("X:", "y"), ("", "y"), ("\u2169", "y"), ("X\x00", "y")),
-        *(("Ho\u017ft", "y"), ("\u212aeep-Alive", "y")),  # the long s and the Kelvin sign have plain small letters
+        *(
+            ("Ho\u017ft", "y"),
+            ("\u212aeep-Alive", "y"),
+            ("X-\u212aey", "y"),
+        ),  # the long s and the Kelvin sign have plain small letters
         *(("X", "a\r\nContent-Length: 0"), ("X", "a\nb"), ("X", "a\rb"), ("X", "a\x00b"), ("X", "a\x7fb")),
         *(("X", "é"), ("X", "a\u2028b"), ("X", "a\x85b"), ("X", "a\udcffb")),
     ],
 )
 async def test_no_header_of_the_callers_reaches_into_the_message(name: str, value: str, receiver: Receiver) -> None:
-    async with open_egress(SETTINGS) as egress:
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
         result = await egress.post(receiver.url(), headers={**HEADERS, name: value}, body=b"{}", timeout_s=5)
         assert isinstance(result, NoAnswer), result
         assert result.failure is Failure.INTERNAL
@@ -108,7 +113,7 @@ async def test_no_header_of_the_callers_reaches_into_the_message(name: str, valu
     ],
 )
 async def test_what_is_no_url_for_a_webhook_is_said_and_not_raised(url: str) -> None:
-    async with open_egress(SETTINGS) as egress:
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
         result = await post(egress, url)
     assert isinstance(result, NoAnswer)
     assert (result.failure, result.remote_address) == (Failure.INTERNAL, None)
@@ -120,7 +125,7 @@ async def test_the_answer_is_told_as_it_came(receiver: Receiver) -> None:
     receiver.behave("/busy", Behaviour(status=503, headers={"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}))
     receiver.behave("/gone", Behaviour(status=410, body=b""))
     receiver.behave("/none", Behaviour(status=204, body=b""))
-    async with open_egress(SETTINGS) as egress:
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
         told = [await post(egress, receiver.url(path)) for path in ("/ok", "/busy", "/gone", "/none")]
     assert [(one.status, one.body, one.retry_after) for one in told if isinstance(one, Answered)] == [
         (200, b"fine", None),
@@ -146,7 +151,7 @@ async def test_a_connection_is_kept_when_the_body_ended_within_the_cap(
     else:
         answer = scripts.HEAD + b"Content-Length: %d\r\n\r\n" % length + b"b" * length
     listener = Listener(answer)
-    async with hostile(listener) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(listener) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         results = [await post(egress, endpoint.url()) for _ in range(2)]
         assert [len(one.body) for one in results if isinstance(one, Answered)] == [kept, kept]
         assert endpoint.connections == connections
@@ -161,7 +166,7 @@ async def test_a_body_in_many_pieces_is_put_together() -> None:
             await asyncio.sleep(0.002)
         await scripts.until_closed(reader)
 
-    async with hostile(trickle) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(trickle) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         result = await post(egress, endpoint.url())
     assert isinstance(result, Answered)
     assert result.body == b"abcdefghijklmnopqrstuvwxyz"
@@ -169,7 +174,7 @@ async def test_a_body_in_many_pieces_is_put_together() -> None:
 
 async def test_interim_answers_are_passed_over() -> None:
     listener = Listener(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + scripts.OK)
-    async with hostile(listener) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(listener) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         result = await post(egress, endpoint.url())
     assert isinstance(result, Answered)
     assert (result.status, result.body) == (200, b"ok")
@@ -177,7 +182,7 @@ async def test_interim_answers_are_passed_over() -> None:
 
 async def test_cookies_are_not_kept() -> None:
     listener = Listener(scripts.HEAD + b"Set-Cookie: session=1; Path=/\r\nContent-Length: 0\r\n\r\n")
-    async with hostile(listener) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(listener) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         for _ in range(2):
             await post(egress, endpoint.url())
     assert len(listener.heads) == 2
@@ -190,7 +195,7 @@ async def test_a_proxy_of_the_environment_is_not_used(receiver: Receiver, monkey
             monkeypatch.setenv(name, proxy.url())
         monkeypatch.setenv("NO_PROXY", "")
         monkeypatch.setenv("no_proxy", "")
-        async with open_egress(SETTINGS) as egress:
+        async with open_egress(SETTINGS, tls=NO_TLS) as egress:
             assert isinstance(await post(egress, receiver.url()), Answered)
         assert proxy.connections == 0
     assert len(receiver.requests) == 1
@@ -198,7 +203,7 @@ async def test_a_proxy_of_the_environment_is_not_used(receiver: Receiver, monkey
 
 async def test_a_refused_connection_is_told(receiver: Receiver) -> None:
     await receiver.stop()
-    async with open_egress(SETTINGS) as egress:
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
         result = await post(egress, receiver.url())
     assert isinstance(result, NoAnswer)
     assert result.failure is Failure.CONNECT
@@ -217,7 +222,7 @@ async def test_a_connection_that_is_never_made_ends_at_the_deadline() -> None:
                 filler.setblocking(False)
                 filler.connect_ex(("127.0.0.1", port))
                 fillers.append(filler)
-            async with open_egress(SETTINGS) as egress:
+            async with open_egress(SETTINGS, tls=NO_TLS) as egress:
                 result = await post(egress, f"http://127.0.0.1:{port}/", timeout_s=0.4)
         finally:
             for filler in fillers:
@@ -230,7 +235,7 @@ async def test_want_of_sockets_is_our_own_fault(receiver: Receiver, monkeypatch:
     def none_left(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    async with open_egress(SETTINGS) as egress:
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
         monkeypatch.setattr(module, "socket", SimpleNamespace(socket=none_left))
         result = await post(egress, receiver.url())
     assert isinstance(result, NoAnswer)
@@ -241,7 +246,7 @@ async def test_want_of_sockets_is_our_own_fault(receiver: Receiver, monkeypatch:
 
 
 async def test_what_nobody_foresaw_is_a_value_too(receiver: Receiver) -> None:
-    async with open_egress(SETTINGS) as egress:
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
         number: Any = 5
         results = [
             await egress.post(receiver.url(), headers={"x-number": number}, body=b"{}", timeout_s=5),
@@ -256,7 +261,7 @@ async def test_what_nobody_foresaw_is_a_value_too(receiver: Receiver) -> None:
 
 
 async def test_canceling_ends_the_request_and_is_not_swallowed() -> None:
-    async with hostile(scripts.accepts_and_hangs) as endpoint, open_egress(SETTINGS) as egress:
+    async with hostile(scripts.accepts_and_hangs) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         task = asyncio.create_task(post(egress, endpoint.url(), timeout_s=30))
         await reached(endpoint)
         task.cancel()
@@ -270,7 +275,7 @@ async def test_canceling_ends_the_request_and_is_not_swallowed() -> None:
 
 async def test_closing_under_a_request_is_a_value() -> None:
     async with hostile(scripts.accepts_and_hangs) as endpoint:
-        async with open_egress(SETTINGS) as egress:
+        async with open_egress(SETTINGS, tls=NO_TLS) as egress:
             task = asyncio.create_task(post(egress, endpoint.url(), timeout_s=30))
             await reached(endpoint)
         result = await asyncio.wait_for(task, 2)
@@ -283,7 +288,7 @@ async def test_closing_under_a_request_is_a_value() -> None:
 
 async def test_closing_under_a_look_up_is_a_value_and_no_cancellation() -> None:
     async with name_server({"silent.test": SILENCE}) as server:
-        async with open_egress(SETTINGS, nameservers=[server]) as egress:
+        async with open_egress(SETTINGS, tls=NO_TLS, nameservers=[server]) as egress:
             task = asyncio.create_task(post(egress, "http://silent.test/", timeout_s=30))
             await asyncio.sleep(0.05)  # let the look-up begin
         result = await asyncio.wait_for(task, 2)
@@ -293,7 +298,7 @@ async def test_closing_under_a_look_up_is_a_value_and_no_cancellation() -> None:
 
 async def test_closing_is_quick_whatever_is_open() -> None:
     async with hostile(scripts.never_reads) as endpoint:
-        async with open_egress(SETTINGS) as egress:
+        async with open_egress(SETTINGS, tls=NO_TLS) as egress:
             task = asyncio.create_task(post(egress, endpoint.url(), timeout_s=30, body=b"b" * 16_000_000))
             await reached(endpoint)
             began = monotonic()
