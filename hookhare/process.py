@@ -45,13 +45,15 @@ def run(main: Callable[[], Coroutine[Any, Any, int | None]]) -> int:
 
 async def serve(
     server: AbstractAsyncContextManager[T],
-    announce: Callable[[T], None],
+    *,
+    announce: Callable[[T], None] | None = None,
     failed: Callable[[T], Awaitable[None]] | None = None,
 ) -> None:
     """Keep `server` open until a signal comes, or what `failed` gives ends or raises; then close it: it drains."""
     with _signals() as stop:
         async with server as running:
-            announce(running)
+            if announce is not None:
+                announce(running)
             stop.up = True
             await _first_of(stop.event.wait(), *([_finished(failed(running))] if failed is not None else []))
 

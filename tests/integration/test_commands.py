@@ -68,13 +68,14 @@ def test_from_an_empty_database_to_servers_that_are_ready(environment: dict[str,
     assert run(environment, "migrate").returncode == 0  # safe to repeat
     key = run(environment, "keys", "create", "--name", "me").stdout.strip()
 
-    up = r"the API listens on (http://\S+)"
-    with running(environment, "api", tmp_path / "api", up) as url:
+    up = r'"port":(\d+),"event":"api.started"'
+    with running(environment, "api", tmp_path / "api", up) as port:
+        url = f"http://127.0.0.1:{port}"
         request = urllib.request.Request(f"{url}/v1/subscriptions", headers={"Authorization": f"Bearer {key}"})
         assert urllib.request.urlopen(request, timeout=LIMIT_S).status == 200
         assert urllib.request.urlopen(f"{url}/readyz", timeout=LIMIT_S).status == 200
 
-    up = r"health and metrics on port (\d+)"
+    up = r'"port":(\d+),"event":"dispatcher.started"'
     with running(environment, "dispatcher", tmp_path / "dispatcher", up) as port:
         assert urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=LIMIT_S).status == 200
 

@@ -71,6 +71,16 @@ def test_without_the_server_the_command_says_what_to_install() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("command", "missing"), [("dev", "psutil"), ("demo", "standardwebhooks")])
+def test_without_the_embedded_extra_the_command_says_what_to_install(command: str, missing: str) -> None:
+    done = run_python(
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['hookhare', {command!r}]; "
+        "from hookhare.__main__ import main; main()"
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"hookhare: {missing} is not installed: pip install 'hookhare[embedded]'\n"
+
+
 def test_a_broken_installation_is_not_taken_for_a_light_one() -> None:
     done = run_python("import sys; sys.modules['infra.settings'] = None; from hookhare.__main__ import main; main()")
     assert "ModuleNotFoundError" in done.stderr

@@ -50,7 +50,7 @@ def test_a_signal_drains_a_server_that_is_up(number: signal.Signals) -> None:
         send(number)
 
     async def main() -> None:
-        await process.serve(server.open(), announce)
+        await process.serve(server.open(), announce=announce)
 
     assert process.run(main) == 0
     assert server.log == ["starting", "up", "at here", "draining", "drained", "closed"]
@@ -62,7 +62,7 @@ def test_a_second_signal_ends_the_draining(capsys: pytest.CaptureFixture[str]) -
     async def main() -> None:
         server.drains = asyncio.Event()
         asyncio.get_running_loop().call_later(0.2, send, signal.SIGTERM)
-        await process.serve(server.open(), lambda _: send(signal.SIGTERM))
+        await process.serve(server.open(), announce=lambda _: send(signal.SIGTERM))
 
     assert process.run(main) == 1
     assert server.log == ["starting", "up", "draining", "closed"]
@@ -75,7 +75,7 @@ def test_a_signal_during_the_start_closes_what_was_opened(capsys: pytest.Capture
     async def main() -> None:
         server.starts = asyncio.Event()
         asyncio.get_running_loop().call_soon(send, signal.SIGINT)
-        await process.serve(server.open(), lambda _: None)
+        await process.serve(server.open())
 
     assert process.run(main) == 1
     assert server.log == ["starting", "closed"]
@@ -124,7 +124,7 @@ def test_a_server_that_fails_while_it_is_up_is_an_error(capsys: pytest.CaptureFi
         raise StoreUnavailable("gone")
 
     async def main() -> None:
-        await process.serve(server.open(), lambda _: None, failed)
+        await process.serve(server.open(), failed=failed)
 
     assert process.run(main) == 1
     assert server.log == ["starting", "up", "closed"]
