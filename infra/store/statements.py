@@ -75,7 +75,7 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
 
-# What an unreadable or conflicting event said. $1…$8: id, reason, tenant, event, message id, routing key, body, headers.
+# What a conflicting event said. $1…$8: id, reason, tenant, event, message id, routing key, body, headers.
 INSERT_CONFLICT: Final = """
 INSERT INTO dead_letters (id, kind, reason, tenant, event_id, message_id, routing_key, body, headers)
 VALUES ($1, 'conflict', $2, $3, $4, $5, $6, $7, $8)
@@ -275,7 +275,8 @@ RETURNING d.id, d.status
 # Open endpoints that have held rows all the same.
 OPEN_WITH_BACKLOG: Final = """
 SELECT s.id FROM subscriptions AS s
-WHERE s.mode = 'open' AND s.deleted_at IS NULL AND EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
+WHERE s.mode = 'open' AND s.deleted_at IS NULL
+  AND EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
 """
 
 # Leases of the dead. $1 liveness in seconds.
@@ -291,8 +292,8 @@ RETURNING s.id
 
 # Counts stop at 10,000: a gauge is not worth a scan of a million rows.
 BACKLOG_VIEW: Final = """
-SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'held' LIMIT 10000) AS first_ones) AS held,
-       (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'retrying' LIMIT 10000) AS first_ones) AS retrying,
+SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'held' LIMIT 10000) AS f) AS held,
+       (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'retrying' LIMIT 10000) AS f) AS retrying,
        (SELECT extract(epoch FROM clock_timestamp() - min(claimed_at))::float8
         FROM deliveries WHERE claimed_by IS NOT NULL) AS oldest_pending_s
 """

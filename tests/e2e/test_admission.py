@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import cast
 from uuid import uuid4
 
 import aio_pika
@@ -117,7 +116,7 @@ async def test_the_trace_of_the_publisher_reaches_the_endpoint(system: System, a
         finally:
             context.detach(token)
         (request,) = await receiver.wait_for(1)
-    assert cast(str, request.headers["traceparent"]).split("-")[1] == trace
+    assert request.headers["traceparent"].split("-")[1] == trace
 
 
 @pytest.mark.parametrize("attempts", [3])
