@@ -22,6 +22,7 @@ from aiormq.exceptions import (
     AMQPError,
     AuthenticationError,
     ChannelInvalidStateError,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_random_exponential
@@ -120,6 +121,11 @@ class Wire(aio_pika.Connection):
             await self.close()
             if isinstance(error.__cause__, AuthenticationError | ProbableAuthenticationError):
                 raise ConfigurationError(f"HOOKHARE_BROKER_URL: {error}") from error
+            if isinstance(error.__cause__, InvalidFrameError):  # aiormq throws away what the broker says here
+                raise BrokerUnavailable(
+                    "RabbitMQ ends the connection while it is being opened: is there a virtual host "
+                    f"{self.url.path[1:] or '/'!r}, and may the user use it?"
+                ) from error
             raise
         except BaseException:
             self.abort()

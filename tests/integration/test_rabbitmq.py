@@ -1,0 +1,324 @@
+"""What the RabbitMQ adapter does beyond the contract that it shares with PostgreSQL (`tests/contract/`)."""
+
+import asyncio
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import aio_pika
+import aiormq
+import pytest
+from aiormq.abc import ChannelFrame
+from aiormq.channel import Channel
+
+from infra.broker.amqp_mending import UNREADABLE_HEADER
+from infra.broker.base import Outgoing, Queue, Received, ToEvents
+from infra.broker.rabbit_consumer import RabbitConsumer
+from infra.broker.rabbitmq import RabbitBroker
+from infra.broker.topology import TopologyOptions
+from schemas.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishRefused, Unroutable
+from schemas.messages import Message
+from tests.contract.steps import (
+    PATIENCE_S,
+    event,
+    events,
+    publish,
+    receive,
+    receive_count,
+    receive_until,
+    takes_at_most,
+    what_is_left,
+)
+from tests.support.proxy import Proxy
+from tests.support.rabbit_server import RabbitServer
+from tests.support.rabbitmq import delete_topology
+from tests.support.waiting import eventually
+
+
+def rabbit(url: str, topology: TopologyOptions | None = TopologyOptions()) -> RabbitBroker:  # noqa: B008  frozen
+    return RabbitBroker(url, topology=topology, timeout_s=5)
+
+
+@contextmanager
+def memory_alarm(server: RabbitServer) -> Iterator[None]:
+    server.ctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        yield
+    finally:
+        server.ctl("set_vm_memory_high_watermark", "0.4")
+
+
+async def publish_when_possible(broker: RabbitBroker, body: str) -> None:
+    async def published() -> bool:
+        try:
+            await broker.publish(event(body), timeout_s=5)
+        except BrokerError:
+            return False
+        return True
+
+    await eventually(published)
+
+
+async def test_an_alarm_blocks_publishing_with_an_error_and_leaves_consuming_alone(rabbit_server: RabbitServer) -> None:
+    async with rabbit(rabbit_server.url) as broker, broker.consume(Queue.EVENTS, prefetch=1) as consumer:
+        await publish(broker, *events(3))
+        first = await receive(consumer)
+        with memory_alarm(rabbit_server):
+            with pytest.raises(PublishRefused, match="alarm"), takes_at_most(2):
+                await broker.publish(event("waits for a confirm"), timeout_s=30)
+            with takes_at_most(1):
+                errors = await broker.publish_many(events(3), timeout_s=30)
+            assert [type(error) for error in errors] == [PublishRefused] * 3
+            with pytest.raises(PublishRefused), takes_at_most(1):
+                await broker.check(timeout_s=30)
+            await consumer.ack(first)
+            second = await receive(consumer)  # so the ack came through
+            await consumer.ack(second)
+        await publish_when_possible(broker, "after the alarm")
+        await broker.check(timeout_s=5)
+        await receive_until(consumer, "after the alarm")
+
+
+async def test_an_event_that_no_queue_is_bound_for_is_an_error_and_not_stored(rabbit_url: str) -> None:
+    async with (
+        rabbit(rabbit_url) as broker,
+        await aio_pika.connect(rabbit_url) as connection,
+        connection.channel() as channel,
+    ):
+        queue = await channel.get_queue("hookhare.events", ensure=False)
+        await queue.unbind("hookhare.events", "#")
+        with pytest.raises(Unroutable, match=r"order\.created"):
+            await broker.publish(event("nowhere"), timeout_s=5)
+        await queue.bind("hookhare.events", "#")
+        assert await what_is_left(broker) == []
+
+
+async def test_a_publisher_without_a_topology_declares_nothing_and_is_told_what_is_missing(
+    bare_rabbit_url: str,
+) -> None:
+    async with rabbit(bare_rabbit_url, topology=None) as publisher:
+        with pytest.raises(Unroutable, match=r"no exchange hookhare\.events"):
+            await publisher.publish(event("too soon"), timeout_s=5)
+        async with rabbit(bare_rabbit_url) as broker:
+            await publisher.publish(event("in time"), timeout_s=5)
+            assert await what_is_left(broker) == ["in time"]
+
+
+async def test_a_consumer_whose_queue_is_deleted_declares_it_again_and_goes_on(rabbit_url: str) -> None:
+    async with rabbit(rabbit_url) as broker, broker.consume(Queue.EVENTS, prefetch=10) as consumer:
+        await publish(broker, event("before"))
+        await receive_until(consumer, "before")
+        receiving = asyncio.create_task(receive_until(consumer, "after"))
+        await delete_topology(rabbit_url)
+        await publish_when_possible(broker, "after")
+        await receiving
+        await broker.check(timeout_s=5)
+
+
+async def test_a_consumer_whose_channel_the_broker_closes_begins_again(rabbit_url: str) -> None:
+    async with rabbit(rabbit_url) as broker, broker.consume(Queue.EVENTS, prefetch=10) as consumer:
+        await publish(broker, event("unacked"))
+        (first,) = await receive(consumer)
+        assert isinstance(consumer, RabbitConsumer)
+        assert consumer._session is not None
+        await consumer._session._channel.basic_ack(4711)  # an unknown tag: RabbitMQ closes the channel
+        (again,) = await receive(consumer)
+        assert (again.message.body, again.delivery_count) == (first.message.body, 1)
+        await consumer.ack([first])  # of the old channel, where it had the same tag as something else now
+        await consumer.ack([again])
+    async with rabbit(rabbit_url) as broker:
+        assert await what_is_left(broker) == []
+
+
+async def test_a_check_names_what_is_missing(rabbit_url: str) -> None:
+    async with rabbit(rabbit_url) as broker:
+        await broker.check(timeout_s=5)
+        connection = await aiormq.connect(rabbit_url)
+        channel = await connection.channel()
+        await channel.queue_delete("hookhare.work")
+        await connection.close()
+        with pytest.raises(BrokerUnavailable, match=r"queue hookhare\.work"):
+            await broker.check(timeout_s=5)
+    async with rabbit(rabbit_url) as broker:
+        await broker.check(timeout_s=5)
+
+
+async def test_a_broker_that_was_wiped_is_declared_again_on_reconnecting(rabbit_url: str) -> None:
+    target = aio_pika.connection.make_url(rabbit_url)
+    async with (
+        Proxy((target.host or "", target.port or 5672)) as proxy,
+        rabbit(str(target.with_port(proxy.port))) as broker,
+    ):
+        await delete_topology(rabbit_url)
+        proxy.cut()
+        await publish_when_possible(broker, "after")
+        assert await what_is_left(broker) == ["after"]
+
+
+async def test_headers_larger_than_a_frame_are_refused_and_the_connection_stays(rabbit_url: str) -> None:
+    async with rabbit(rabbit_url) as broker:
+        large = Outgoing(ToEvents("order.created"), Message(b"{}", {"large": "x" * 130_000}))
+        fits = Outgoing(ToEvents("order.created"), Message(b"fits", {"large": "x" * 110_000}))
+        errors = await broker.publish_many([event("before"), large, fits, event("after")], timeout_s=5)
+        assert [type(error) for error in errors] == [type(None), PublishRefused, type(None), type(None)]
+        assert sorted(await what_is_left(broker)) == ["after", "before", "fits"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(b"{}", content_type="x" * 256),
+        Message(b"{}", type="\ud800"),
+        Message(b"{}", {"half": "\ud800"}),
+    ],
+    ids=["long", "surrogate", "surrogate in a header"],
+)
+async def test_what_amqp_cannot_carry_is_refused(rabbit_url: str, message: Message) -> None:
+    async with rabbit(rabbit_url) as broker:
+        errors = await broker.publish_many(
+            [event("before"), Outgoing(ToEvents("a"), message), event("after")], timeout_s=5
+        )
+        assert [type(error) for error in errors] == [type(None), PublishRefused, type(None)]
+        assert sorted(await what_is_left(broker)) == ["after", "before"]
+
+
+async def test_a_foreign_producers_headers_come_in_a_form_of_ours(rabbit_url: str) -> None:
+    moment = datetime(2026, 11, 21, tzinfo=UTC)
+    async with (
+        rabbit(rabbit_url) as broker,
+        await aio_pika.connect(rabbit_url) as connection,
+        connection.channel() as channel,
+    ):
+        exchange = await channel.get_exchange("hookhare.events")
+        await exchange.publish(
+            aio_pika.Message(
+                b"theirs",
+                headers={
+                    "text": "a",
+                    "table": {"b": [1, 2]},
+                    "list": ["c"],
+                    "float": 1.5,
+                    "moment": moment,
+                    "bytes": bytearray(b"\xff"),
+                    "x-delivery-count": 99,
+                    "CC": ["another.key"],
+                },
+                message_id="theirs",
+                timestamp=moment,
+            ),
+            "order.created",
+        )
+        async with broker.consume(Queue.EVENTS, prefetch=10) as consumer:
+            (received,) = await receive_count(consumer, 1)
+            assert received.message.headers == {
+                "text": "a",
+                "table": "{'b': [1, 2]}",
+                "list": "['c']",
+                "float": "1.5",
+                "moment": str(moment),
+                "bytes": b"\xff",
+            }
+            assert (received.message.message_id, received.message.timestamp) == ("theirs", moment)
+            assert received.delivery_count == 0  # whatever a producer says
+            # And all of it can be published again.
+            await publish(broker, Outgoing(ToEvents("order.created"), received.message))
+            await consumer.ack([received])
+        assert await what_is_left(broker) == ["theirs"]
+
+
+def short(text: bytes) -> bytes:
+    return bytes([len(text)]) + text
+
+
+def table(*entries: bytes) -> bytes:
+    return struct.pack(">I", len(b"".join(entries))) + b"".join(entries)
+
+
+# Properties as flags and bytes, which no Python client would write, and other clients do.
+UNDECODABLE = {
+    "timestamp in microseconds": (1 << 6, struct.pack(">Q", 1_763_766_000_000_000)),
+    "timestamp of all ones": (1 << 6, b"\xff" * 8),
+    "type in Latin-1": (1 << 5, short("Füße".encode("latin-1"))),
+    "moment in a header": (
+        1 << 13,
+        table(short(b"kept") + b"S" + struct.pack(">I", 1) + b"a", short(b"when") + b"T" + b"\xff" * 8),
+    ),
+    "header's name in Latin-1": (1 << 13, table(short(b"\xfc") + b"t\x01")),
+}
+
+
+async def publish_raw(
+    url: str, properties: tuple[int, bytes], body: bytes, routing_key: bytes = b"order.created"
+) -> None:
+    """Publish what pamqp would refuse to write."""
+    connection = await aiormq.connect(url)
+    channel = await connection.channel(publisher_confirms=False)
+    assert isinstance(channel, Channel)
+
+    def frame(kind: int, payload: bytes) -> bytes:
+        return struct.pack(">BHI", kind, channel.number, len(payload)) + payload + b"\xce"
+
+    flags, values = properties
+    method = struct.pack(">HHH", 60, 40, 0) + short(b"hookhare.events") + short(routing_key) + b"\x00"
+    header = struct.pack(">HHQH", 60, 0, len(body), flags) + values
+    payload = frame(1, method) + frame(2, header) + frame(3, body)
+    await channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+    await channel.queue_declare("hookhare.events", passive=True, timeout=5)  # when it answers, the other is there
+    await connection.close()
+
+
+@pytest.mark.parametrize("name", UNDECODABLE)
+async def test_a_message_that_cannot_be_decoded_is_handed_out_with_its_body(rabbit_url: str, name: str) -> None:
+    """And does not keep its neighbours from being consumed, nor its consumer from consuming."""
+    async with rabbit(rabbit_url) as broker, broker.consume(Queue.EVENTS, prefetch=10) as consumer:
+        await publish_raw(rabbit_url, UNDECODABLE[name], b"original bytes")
+        await publish(broker, event("neighbour"))
+        received: dict[bytes, Received] = {}
+        async with asyncio.timeout(PATIENCE_S):
+            while len(received) < 2:
+                batch = await consumer.receive(10)
+                received |= {one.message.body: one for one in batch}
+                await consumer.ack(batch)
+        message = received[b"original bytes"].message
+        assert message.headers[UNREADABLE_HEADER] in {"timestamp", "message_type", "headers"}
+        if b"kept" in UNDECODABLE[name][1]:
+            assert message.headers["kept"] in {"a", True}
+        if name == "type in Latin-1":
+            assert message.type == "F??e"
+        # It can be published again, as admission does with what it cannot read.
+        await publish(broker, Outgoing(ToEvents("again"), message))
+        await receive_until(consumer, "original bytes")
+    async with rabbit(rabbit_url) as broker:
+        assert await what_is_left(broker) == []
+
+
+async def test_a_routing_key_that_is_not_text_keeps_nobody_from_consuming(rabbit_url: str) -> None:
+    async with rabbit(rabbit_url) as broker, broker.consume(Queue.EVENTS, prefetch=10) as consumer:
+        await publish_raw(rabbit_url, (0, b""), b"original bytes", routing_key="Füße".encode("latin-1"))
+        (received,) = await receive(consumer)
+        assert (received.message.body, received.routing_key) == (b"original bytes", "F??e")
+        await consumer.ack([received])
+
+
+async def test_a_wrong_password_is_told_at_once_and_never_shown(rabbit_url: str) -> None:
+    url = aio_pika.connection.make_url(rabbit_url).with_password("s3cret-and-wrong")
+    with pytest.raises(ConfigurationError, match="HOOKHARE_BROKER_URL") as caught, takes_at_most(4):
+        await rabbit(str(url)).__aenter__()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://", "http://localhost", "amqp://host:port", "postgresql://localhost/db", "", "amqp://u:s3cret@[::1"]
+)
+def test_a_url_that_cannot_be_one_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="HOOKHARE_BROKER_URL") as caught:
+        rabbit(url)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_vhost_that_does_not_exist_is_told(rabbit_url: str) -> None:
+    url = aio_pika.connection.make_url(rabbit_url).with_path("/no-such-vhost")
+    broker = RabbitBroker(str(url), topology=TopologyOptions(), timeout_s=1)
+    with pytest.raises(BrokerUnavailable, match="no-such-vhost"), takes_at_most(4):
+        await broker.__aenter__()
