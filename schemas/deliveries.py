@@ -24,7 +24,7 @@ class Failure(StrEnum):
 
     TIMEOUT = "timeout"  # the deadline passed: connect, TLS, headers and body together
     DNS = "dns"  # the name does not resolve
-    CONNECT = "connect"  # refused, unreachable, reset before the request was answered
+    CONNECT = "connect"  # no connection could be made: refused, unreachable
     TLS = "tls"  # handshake or certificate
     FORBIDDEN_ADDRESS = "forbidden_address"  # the egress guard refused where it would have gone
     DISCONNECTED = "disconnected"  # the connection ended before a whole answer
