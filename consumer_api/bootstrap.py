@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 _SHUTDOWN_S: Final = 20.0  # for requests under way; a publish waits for its confirm for 10 s at most by default
 _KEEPALIVE_S: Final = 75.0
+_LINGERING_S: Final = 2.0  # for what a caller still sends after its answer: the rest of a body that is too large
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[
         handle_signals=False,
         shutdown_timeout=_SHUTDOWN_S,
         keepalive_timeout=_KEEPALIVE_S,
+        lingering_time=_LINGERING_S,
     )
     await runner.setup()
     try:

@@ -42,7 +42,7 @@ class ApiClient:
     """Calls an API with an admin key."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
-        self._session = session
+        self.session = session
         self.url = url
         self.key = key
 
@@ -59,7 +59,7 @@ class ApiClient:
         """`body` is sent as it is when it is bytes, as JSON otherwise. No key is sent when `key` is empty."""
         sent = {"Authorization": f"Bearer {self.key if key is None else key}"} if key != "" else {}
         data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
-        async with self._session.request(
+        async with self.session.request(
             method, f"{self.url}{path}", data=data, headers=sent | (headers or {}), params=query
         ) as response:
             return Answer(response.status, response.headers, await response.read())

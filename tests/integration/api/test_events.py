@@ -1,5 +1,6 @@
 """`/v1/events`: publish (over both brokers), list, get."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -103,9 +104,8 @@ async def test_the_callers_time_and_traceparent_travel_with_the_event(api: ApiCl
     assert (first.traceparent, second.traceparent) == (parent, None)
 
 
-@pytest.mark.parametrize(
-    ("body", "fields"),
-    [
+async def test_a_bad_event_is_refused_with_each_field_named_and_not_published(api: ApiClient, store: Store) -> None:
+    cases: list[tuple[bytes, set[str]]] = [
         (b"{}", {"type", "data"}),
         (b'{"data":1}', {"type"}),
         (b'{"type":"a"}', {"data"}),
@@ -124,21 +124,17 @@ async def test_the_callers_time_and_traceparent_travel_with_the_event(api: ApiCl
         (b'{"type":"a","data":1,"\\u0000":1}', {"\\x00"}),
         (b"[]", {"body"}),
         (b'"text"', {"body"}),
-    ],
-)
-async def test_a_bad_event_is_refused_with_each_field_named_and_not_published(
-    api: ApiClient, store: Store, body: bytes, fields: set[str]
-) -> None:
-    answer = await api.call("POST", EVENTS, body)
-    assert (answer.status, answer.code) == (400, "validation_failed")
-    assert answer.fields.keys() == fields
-    async with store.connection() as conn:
-        assert await conn.fetchval("SELECT count(*) FROM queue_messages") == 0
+    ]
+    for body, fields in cases:
+        answer = await api.call("POST", EVENTS, body)
+        assert (answer.status, answer.code) == (400, "validation_failed")
+        assert answer.fields.keys() == fields
+        async with store.connection() as conn:
+            assert await conn.fetchval("SELECT count(*) FROM queue_messages") == 0
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+async def test_what_is_not_json_is_told_so(api: ApiClient) -> None:
+    cases: list[bytes] = [
         b"",
         b"not json",
         b'{"type":"a","data":}',
@@ -148,11 +144,10 @@ async def test_a_bad_event_is_refused_with_each_field_named_and_not_published(
         b'{"type":"a\\ud800","data":1}',
         b'{"type":"a","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'\xef\xbb\xbf{"type":"a","data":1}',
-    ],
-)
-async def test_what_is_not_json_is_told_so(api: ApiClient, body: bytes) -> None:
-    answer = await api.call("POST", EVENTS, body)
-    assert (answer.status, answer.code) == (400, "invalid_json")
+    ]
+    for body in cases:
+        answer = await api.call("POST", EVENTS, body)
+        assert (answer.status, answer.code) == (400, "invalid_json")
 
 
 async def test_data_up_to_the_limit_is_taken_and_one_byte_more_is_413(store: Store, database_url: str) -> None:
@@ -259,11 +254,12 @@ async def test_events_are_listed_newest_first_paged_and_filtered(api: ApiClient,
         assert [one["id"] for one in (await api.get(EVENTS, **query))["data"]] == [ids[2]], query
 
 
-@pytest.mark.parametrize("field", ["source", "external_id", "type", "tenant"])
-async def test_a_bad_filter_is_refused_with_the_field_named(api: ApiClient, field: str) -> None:
-    query: dict[str, Any] = {field: "a\x00"}
-    answer = await api.call("GET", EVENTS, **query)
-    assert (answer.status, list(answer.fields)) == (400, [field])
+async def test_a_bad_filter_is_refused_with_the_field_named(api: ApiClient) -> None:
+    cases: list[str] = ["source", "external_id", "type", "tenant"]
+    for field in cases:
+        query: dict[str, Any] = {field: "a\x00"}
+        answer = await api.call("GET", EVENTS, **query)
+        assert (answer.status, list(answer.fields)) == (400, [field])
 
 
 async def test_an_event_that_is_not_there_is_404_and_what_is_no_id_names_the_field(api: ApiClient) -> None:
@@ -274,8 +270,6 @@ async def test_an_event_that_is_not_there_is_404_and_what_is_no_id_names_the_fie
 
 
 async def test_many_publishes_at_once_are_all_stored(api: ApiClient, settings: Settings) -> None:
-    import asyncio
-
     bodies: list[dict[str, Any]] = [{"type": "a", "data": {"n": n}} for n in range(100)]
     answers = await asyncio.gather(*(api.post(EVENTS, body) for body in bodies))
     assert len({answer["id"] for answer in answers}) == 100

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-import pytest
 
 from infra.crypto import Vault, new_key
 from infra.settings import Settings
@@ -96,9 +95,8 @@ async def test_secrets_and_headers_are_stored_encrypted_as_the_dispatcher_reads_
     assert orjson.loads(vault.decrypt(stored["headers"])) == WANTED["headers"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
+async def test_a_bad_subscription_is_refused_with_the_field_named(api: ApiClient) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"url": "ftp://example.com"}, "url"),
         ({"url": "https://user:pw@example.com"}, "url"),
         ({"url": "https://example.com/\x00"}, "url"),
@@ -117,30 +115,31 @@ async def test_secrets_and_headers_are_stored_encrypted_as_the_dispatcher_reads_
         ({"description": "\x00"}, "description"),
         ({"secret": "whsec_short"}, "secret"),
         ({"colour": "red"}, "colour"),
-    ],
-)
-async def test_a_bad_subscription_is_refused_with_the_field_named(
-    api: ApiClient, changes: dict[str, Any], field: str
-) -> None:
-    answer = await api.call("POST", SUBSCRIPTIONS, WANTED | changes)
-    assert (answer.status, answer.code) == (400, "validation_failed")
-    assert field in answer.fields
-    assert (await api.get(SUBSCRIPTIONS))["data"] == []
+    ]
+    for changes, field in cases:
+        answer = await api.call("POST", SUBSCRIPTIONS, WANTED | changes)
+        assert (answer.status, answer.code) == (400, "validation_failed")
+        assert field in answer.fields
+        assert (await api.get(SUBSCRIPTIONS))["data"] == []
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["http://169.254.169.254/latest", "http://10.0.0.1", "http://0x7f.1/", "http://[::1]:80/", "http://2130706433"],
-)
 async def test_a_url_that_leads_to_a_forbidden_address_is_refused_early_and_says_what_would_allow_it(
-    api: ApiClient, url: str
+    api: ApiClient,
 ) -> None:
-    for answer in (
-        await api.call("POST", SUBSCRIPTIONS, WANTED | {"url": url}),
-        await api.call("PATCH", f"{SUBSCRIPTIONS}/{(await _create(api))['id']}", {"url": url}),
-    ):
-        assert answer.status == 400
-        assert "HOOKHARE_EGRESS_ALLOW" in answer.fields["url"]
+    cases: list[str] = [
+        "http://169.254.169.254/latest",
+        "http://10.0.0.1",
+        "http://0x7f.1/",
+        "http://[::1]:80/",
+        "http://2130706433",
+    ]
+    for url in cases:
+        for answer in (
+            await api.call("POST", SUBSCRIPTIONS, WANTED | {"url": url}),
+            await api.call("PATCH", f"{SUBSCRIPTIONS}/{(await _create(api))['id']}", {"url": url}),
+        ):
+            assert answer.status == 400
+            assert "HOOKHARE_EGRESS_ALLOW" in answer.fields["url"]
 
 
 async def test_an_address_that_the_operator_allows_is_taken(api: ApiClient) -> None:
@@ -190,24 +189,20 @@ async def test_patch_changes_what_is_given_and_keeps_the_rest(api: ApiClient, st
     assert (await _stored(store, created["id"]))["headers"] is None
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+async def test_what_affects_webhooks_is_stored_with_a_higher_version(api: ApiClient, store: Store) -> None:
+    cases: list[dict[str, Any]] = [
         {"url": "https://example.com/new"},
         {"retry_policy": {"delays_s": []}},
         {"headers": {}},
         {"timeout_s": 1},
         {"event_types": ["#"]},
         {"state": "paused"},
-    ],
-)
-async def test_what_affects_webhooks_is_stored_with_a_higher_version(
-    api: ApiClient, store: Store, changes: dict[str, Any]
-) -> None:
-    created = await _create(api)
-    before = await _stored(store, created["id"])
-    await api.patch(f"{SUBSCRIPTIONS}/{created['id']}", changes)
-    assert (await _stored(store, created["id"]))["version"] > before["version"]
+    ]
+    for changes in cases:
+        created = await _create(api)
+        before = await _stored(store, created["id"])
+        await api.patch(f"{SUBSCRIPTIONS}/{created['id']}", changes)
+        assert (await _stored(store, created["id"]))["version"] > before["version"]
 
 
 async def test_rotating_is_stored_with_a_higher_version(api: ApiClient, store: Store) -> None:
@@ -217,27 +212,23 @@ async def test_rotating_is_stored_with_a_higher_version(api: ApiClient, store: S
     assert (await _stored(store, created["id"]))["version"] > before["version"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
+async def test_a_bad_patch_is_refused_with_the_field_named_and_changes_nothing(api: ApiClient) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"url": "nonsense"}, "url"),
         ({"url": None}, "url"),
         ({"state": "gone"}, "state"),
         ({"tenant": "other"}, "tenant"),
         ({"secret": GIVEN_SECRET}, "secret"),
         ({"headers": {"Webhook-Id": "1"}}, "headers"),
-    ],
-)
-async def test_a_bad_patch_is_refused_with_the_field_named_and_changes_nothing(
-    api: ApiClient, changes: dict[str, Any], field: str
-) -> None:
-    created = await _create(api)
-    path = f"{SUBSCRIPTIONS}/{created['id']}"
-    before = await api.get(path)
-    answer = await api.call("PATCH", path, {"description": "new"} | changes)
-    assert (answer.status, answer.code) == (400, "validation_failed")
-    assert field in answer.fields
-    assert await api.get(path) == before
+    ]
+    for changes, field in cases:
+        created = await _create(api)
+        path = f"{SUBSCRIPTIONS}/{created['id']}"
+        before = await api.get(path)
+        answer = await api.call("PATCH", path, {"description": "new"} | changes)
+        assert (answer.status, answer.code) == (400, "validation_failed")
+        assert field in answer.fields
+        assert await api.get(path) == before
 
 
 async def test_pausing_disabling_and_enabling_say_why(api: ApiClient, store: Store) -> None:
@@ -320,14 +311,17 @@ async def test_a_rotation_without_grace_ends_the_old_secret_and_takes_a_given_ne
     assert len(rotated["secrets"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [({"grace_s": -1}, "grace_s"), ({"grace_s": 604_801}, "grace_s"), ({"secret": "x"}, "secret"), ({"x": 1}, "x")],
-)
-async def test_a_bad_rotation_is_refused_with_the_field_named(api: ApiClient, body: dict[str, Any], field: str) -> None:
-    answer = await api.call("POST", f"{SUBSCRIPTIONS}/{(await _create(api))['id']}/rotate-secret", body)
-    assert (answer.status, answer.code) == (400, "validation_failed")
-    assert field in answer.fields
+async def test_a_bad_rotation_is_refused_with_the_field_named(api: ApiClient) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"grace_s": -1}, "grace_s"),
+        ({"grace_s": 604_801}, "grace_s"),
+        ({"secret": "x"}, "secret"),
+        ({"x": 1}, "x"),
+    ]
+    for body, field in cases:
+        answer = await api.call("POST", f"{SUBSCRIPTIONS}/{(await _create(api))['id']}/rotate-secret", body)
+        assert (answer.status, answer.code) == (400, "validation_failed")
+        assert field in answer.fields
 
 
 async def test_only_so_many_secrets_sign_at_once(api: ApiClient) -> None:

@@ -25,6 +25,7 @@ async def _all(conn: asyncpg.Connection, wanted: DeliveryFilter, *, limit: int) 
     while True:
         page = await history.list_deliveries(conn, wanted, after=after, limit=limit)
         assert len(page.rows) <= limit
+        assert len(found) < 100
         found += page.rows
         after = page.next_after
         if after is None:
