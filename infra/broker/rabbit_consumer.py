@@ -97,10 +97,16 @@ class RabbitConsumer:
                 pause_s = _FIRST_PAUSE_S
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            try:
-                await self._redeclare(wire)
-            except (BrokerError, ConfigurationError) as error:
-                log.error("consuming %s: %s", self._queue.value, error)  # noqa: TRY400  its place is no news
+            await self._restore(wire)
+
+    async def _restore(self, wire: Wire) -> None:
+        """Put back what may be missing, if the connection is still the same."""
+        if wire.lost:
+            return
+        try:
+            await self._redeclare(wire)
+        except (BrokerError, ConfigurationError) as error:
+            log.error("consuming %s: %s", self._queue.value, error)  # noqa: TRY400  its place is no news
 
     async def _consume(self, wire: Wire) -> None:
         with amqp_faults("opening a channel"):

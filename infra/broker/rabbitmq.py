@@ -116,6 +116,8 @@ class RabbitBroker:
 
     @asynccontextmanager
     async def consume(self, queue: Queue, *, prefetch: int) -> AsyncIterator[Consumer]:
+        if prefetch < 1:
+            raise ValueError("prefetch must be at least 1")  # for AMQP, 0 is no limit
         self._consuming.start()
         consumer = RabbitConsumer(
             self._consuming, queue, prefetch=prefetch, timeout_s=self._timeout_s, redeclare=self._declare
@@ -197,7 +199,8 @@ class RabbitBroker:
             lane = self._publishing.now
             if lane is not None and lane.waiting and lane.wire.blocked:
                 for clock in lane.waiting:
-                    clock.reschedule(loop.time())
+                    with suppress(RuntimeError):  # it has run down already
+                        clock.reschedule(loop.time())
                 lane.waiting.clear()
 
     async def _open_lane(self, wire: Wire) -> _Lane:

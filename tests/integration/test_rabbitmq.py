@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import aio_pika
 import aiormq
@@ -30,6 +31,7 @@ from tests.contract.steps import (
     takes_at_most,
     what_is_left,
 )
+from tests.support.certificates import self_signed, server_tls
 from tests.support.proxy import Proxy
 from tests.support.rabbit_server import RabbitServer
 from tests.support.rabbitmq import delete_topology
@@ -322,3 +324,15 @@ async def test_a_vhost_that_does_not_exist_is_told(rabbit_url: str) -> None:
     broker = RabbitBroker(str(url), topology=TopologyOptions(), timeout_s=1)
     with pytest.raises(BrokerUnavailable, match="no-such-vhost"), takes_at_most(4):
         await broker.__aenter__()
+
+
+async def test_amqps_is_encrypted_and_its_certificate_checked(rabbit_url: str, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path, ["127.0.0.1"])
+    target = aio_pika.connection.make_url(rabbit_url)
+    async with Proxy((target.host or "", target.port or 5672), tls=server_tls(certificate, key)) as proxy:
+        url = f"amqps://{target.user}:{target.password}@127.0.0.1:{proxy.port}{target.path}"
+        async with rabbit(f"{url}?cafile={certificate}") as broker:
+            await publish(broker, event("encrypted"))
+            assert await what_is_left(broker) == ["encrypted"]
+        with pytest.raises(BrokerUnavailable, match="certificate"):
+            await RabbitBroker(url, topology=None, timeout_s=1).__aenter__()

@@ -1,6 +1,7 @@
 """A proxy that stands between a client and a server, and does to their connections what networks do."""
 
 import asyncio
+import ssl
 from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
@@ -19,12 +20,14 @@ class Direction(StrEnum):
 class Proxy:
     """Listens on a free port of loopback, or on the Unix socket `listen`, and forwards to `target`, both ways.
 
-    Open between `async with … as proxy`; leaving cuts what is still connected.
+    With `tls` it takes TLS connections, and forwards in the clear. Open between `async with … as proxy`; leaving cuts
+    what is still connected.
     """
 
-    def __init__(self, target: Address, *, listen: str | None = None) -> None:
+    def __init__(self, target: Address, *, listen: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._target = target
         self._listen = listen
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -70,7 +73,7 @@ class Proxy:
 
     async def __aenter__(self) -> Self:
         if self._listen is None:
-            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=self._tls)
         else:
             self._server = await asyncio.start_unix_server(self._accepted, self._listen)
         return self

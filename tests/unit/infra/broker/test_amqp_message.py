@@ -71,7 +71,7 @@ def test_what_the_broker_wrote_is_read_and_not_passed_on() -> None:
 
 
 def test_what_looks_like_the_brokers_is_not_published() -> None:
-    forged: dict[str, HeaderValue] = dict.fromkeys(BROKERS_OWN, "forged") | {"BCC": "b", "kept": 1}
+    forged: dict[str, HeaderValue] = {"BCC": "b", "kept": 1, **dict.fromkeys(BROKERS_OWN, "forged")}
     assert to_properties(Message(b"", forged)).headers == {"kept": 1}
 
 
