@@ -16,11 +16,11 @@ import aiohttp
 import asyncpg
 import orjson
 import pytest
-from infra.broker.open import open_broker
 
 from consumer_api.bootstrap import open_api
 from dispatcher.bootstrap import Dispatcher, open_dispatcher
 from infra.broker.base import Broker
+from infra.broker.open import open_broker
 from infra.crypto import new_key
 from infra.settings import Settings, read_settings
 from infra.store import api_keys
