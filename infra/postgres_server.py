@@ -73,7 +73,7 @@ class PostgresServer:
         """Where to connect, while it runs or would run."""
         running = self._running()
         folder = running[1] if running else self._socket_folder()
-        return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(folder))}"
+        return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(folder), safe='')}"
 
     def pid(self) -> int | None:
         """The process of the running server, or None."""

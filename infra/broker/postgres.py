@@ -22,7 +22,8 @@ import asyncpg
 from infra.broker import postgres_rows as rows
 from infra.broker.base import Consumer, Outgoing, Queue, ToDead
 from infra.broker.postgres_consumer import ConsumerOptions, PostgresConsumer
-from infra.store.store import close_pool, is_unavailable, make_pool
+from infra.store.store import DRIVER_ERRORS, close_pool, is_unavailable, make_pool
+from infra.tasks import end_task
 from schemas.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishRefused, PublishTimeout
 from schemas.messages import Message
 
@@ -52,6 +53,7 @@ class PostgresBroker:
         self._storing: asyncio.Task[None] | None = None
         self._news: set[str] = set()  # queues that somebody has to be told of
         self._notifying: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[Exception | None] | None = None
 
     async def __aenter__(self) -> Self:
         options = self._options
@@ -74,16 +76,17 @@ class PostgresBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in (self._storing, self._notifying):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-        for waiting in self._waiting:
-            _fail(waiting, BrokerUnavailable("the broker was closed"))
-        self._waiting.clear()
-        if self._pool is not None:
-            await close_pool(self._pool)
+        try:
+            for task in (self._storing, self._notifying, self._checking):
+                if task is not None:
+                    await end_task(task)
+        finally:
+            for waiting in self._waiting:
+                _fail(waiting, BrokerUnavailable("the broker was closed"))
+            self._waiting.clear()
+            if self._pool is not None:
+                pool, self._pool = self._pool, None
+                await close_pool(pool)
 
     async def publish(self, outgoing: Outgoing, *, timeout_s: float) -> None:
         (error,) = await self.publish_many([outgoing], timeout_s=timeout_s)
@@ -106,21 +109,30 @@ class PostgresBroker:
         return self._consume(queue, prefetch)
 
     async def check(self, *, timeout_s: float) -> None:
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._probe())
+        await asyncio.wait({self._checking}, timeout=timeout_s)
+        if not self._checking.done():  # left to itself: it has a timeout of its own, and the next check joins it
+            raise BrokerUnavailable(f"the database did not answer within {timeout_s:g} s")
+        error = self._checking.result()
+        if isinstance(error, ValueError):  # without its cause: that quotes the URL, password and all
+            raise ConfigurationError("the broker's URL is not a postgresql:// URL")
+        if error is not None:
+            raise _translated(error) from error
+
+    async def _probe(self) -> Exception | None:
+        """Store a message and take it back: a full disk, a missing table and a read-only replica all show."""
         try:
-            async with asyncio.timeout(timeout_s), self._opened().acquire() as conn:
-                # Writes and takes it back: a full disk, a missing table and a read-only replica all show.
+            async with self._opened().acquire(timeout=self._options.timeout_s) as conn:
                 transaction = conn.transaction()
                 await transaction.start()
                 try:
                     await conn.execute(rows.STORE, *_columns([rows.to_row(_PROBE)]))
                 finally:
                     await transaction.rollback()
-        except TimeoutError:
-            raise BrokerUnavailable(f"the database did not answer within {timeout_s:g} s") from None
-        except ValueError:  # without its cause: that quotes the URL, password and all
-            raise ConfigurationError("the broker's URL is not a postgresql:// URL") from None
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise _translated(error) from error
+        except (ValueError, *DRIVER_ERRORS) as error:
+            return error
+        return None
 
     @asynccontextmanager
     async def _consume(self, queue: Queue, prefetch: int) -> AsyncIterator[Consumer]:
@@ -170,7 +182,7 @@ class PostgresBroker:
         try:
             async with self._opened().acquire(timeout=self._options.timeout_s) as conn:
                 await conn.execute(rows.STORE, *_columns([waiting.row for waiting in batch]))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             if len(batch) > 1 and isinstance(error, asyncpg.DataError | asyncpg.ProgramLimitExceededError):
                 for waiting in batch:  # one of them is at fault; it does not keep the others back
                     await self._store([waiting])
@@ -199,7 +211,7 @@ class PostgresBroker:
     async def _notify(self) -> None:
         while self._news:
             queues, self._news = self._news, set()
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with suppress(*DRIVER_ERRORS):
                 async with self._opened().acquire(timeout=self._options.timeout_s) as conn:
                     await conn.execute(rows.NOTIFY, sorted(queues))
 

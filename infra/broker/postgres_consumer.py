@@ -22,7 +22,8 @@ from uuid_utils.compat import uuid7
 from infra.broker import postgres_rows as rows
 from infra.broker.base import SUSPECT_DELIVERY_COUNT, Queue, Received
 from infra.broker.postgres_rows import Handed
-from infra.store.store import server_settings, set_codecs
+from infra.store.store import DRIVER_ERRORS, server_settings, set_codecs
+from infra.tasks import end_task
 
 _log = structlog.get_logger()
 
@@ -32,7 +33,6 @@ _LONGEST_PAUSE_S: Final = 1.0
 _STEADY_S: Final = 5.0  # a connection that lasted so long was a good one
 _CLOSE_TIMEOUT_S: Final = 3.0
 _RENEWALS_PER_LEASE: Final = 3
-_LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)  # TimeoutError is an OSError
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +125,10 @@ class PostgresConsumer:
                     await session.settle(rows.RELEASE, list(session.held.values()))
                     await session.run(rows.NOTIFY, [self._queue.value])
                     await session.close()
-        except _LOST as lost:
+        except DRIVER_ERRORS as lost:
             _log.info("queue.close_without_giving_back", queue=self._queue.value, error=str(lost))
         finally:
-            self._keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeping
+            await end_task(self._keeping)
 
     async def receive(self, limit: int) -> Sequence[Received]:
         while True:
@@ -181,7 +179,7 @@ class PostgresConsumer:
         async def run() -> None:
             try:
                 await work
-            except _LOST as error:
+            except DRIVER_ERRORS as error:
                 self._end(session, error)
 
         task = asyncio.create_task(run())
@@ -211,7 +209,7 @@ class PostgresConsumer:
             )
             if records[0]["moved"]:
                 await session.run(rows.NOTIFY, [Queue.DEAD_LETTERS.value])
-        except _LOST as error:
+        except DRIVER_ERRORS as error:
             self._end(session, error)
             return _LOOK_S
         received = [rows.to_received(record) for record in records if record["id"] is not None]
@@ -241,7 +239,7 @@ class PostgresConsumer:
                 self._session = session
                 self._woken.set()
                 await self._renew(session)
-            except _LOST as error:
+            except DRIVER_ERRORS as error:
                 _log.info("queue.connecting_again", queue=self._queue.value, error=f"{type(error).__name__}: {error}")
             finally:
                 self._session = None

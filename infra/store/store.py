@@ -9,7 +9,7 @@ giving one back costs no round trip.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, cast
 
 import asyncpg
@@ -17,6 +17,7 @@ import orjson
 
 from infra.settings import Settings
 from infra.store.versions import SCHEMA_HEAD
+from infra.tasks import cancellations, end_task
 from schemas.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 
 # SQLSTATE classes and codes that say "not now", as opposed to "not this statement" (PostgreSQL, appendix A).
@@ -35,7 +36,10 @@ _UNAVAILABLE_CODES: Final = (
     "55006",  # object in use
     "55P03",  # a lock was not to be had in time
 )
-_CLOSE_TIMEOUT_S: Final = 5
+_CLOSE_TIMEOUT_S: Final = 3
+
+# Everything that asyncpg and the network raise; a TimeoutError is an OSError.
+DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -53,15 +57,22 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         # The other InterfaceErrors are mistakes in the calling code, and stay.
         return "clos" in str(error) or "released" in str(error)
-    return isinstance(error, OSError | TimeoutError)
+    # InternalClientError: the server said that it goes away, and has not hung up yet when the next statement is sent.
+    return isinstance(error, OSError | asyncpg.InternalClientError)
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """The border: what says "not now" leaves as StoreUnavailable, mistakes of ours as they are."""
+    """The border: what says "not now" leaves as StoreUnavailable, mistakes of ours as they are.
+
+    A task that was cancelled meanwhile leaves as cancelled, whatever the driver says.
+    """
+    before = cancellations()
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:  # TimeoutError is an OSError
+    except DRIVER_ERRORS as error:
+        if cancellations() > before:
+            raise asyncio.CancelledError from error
         if not is_unavailable(error):
             raise
         raise StoreUnavailable(f"the database: {type(error).__name__}: {error}") from error
@@ -171,10 +182,13 @@ def make_pool(
 
 async def close_pool(pool: asyncpg.Pool) -> None:
     """Close a pool, and within a few seconds: a server that is away does not say goodbye."""
+    closing = asyncio.create_task(pool.close())
     try:
-        await asyncio.wait_for(pool.close(), _CLOSE_TIMEOUT_S)
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT_S)
+    finally:
         pool.terminate()
+        with suppress(*DRIVER_ERRORS):
+            await end_task(closing)
 
 
 def server_settings(timeout_s: float, application: str) -> dict[str, str]:

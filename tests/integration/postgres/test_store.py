@@ -10,7 +10,7 @@ import pytest
 
 from infra.settings import read_settings
 from infra.store import locks
-from infra.store.store import Store, open_store
+from infra.store.store import Store, open_store, store_errors
 from schemas.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from tests.support.postgres import Postgres
 
@@ -107,6 +107,29 @@ async def test_what_takes_too_long_is_unavailable(database_url: str) -> None:
         await store.check()
 
 
+async def test_a_cancelled_task_leaves_as_cancelled_whatever_the_driver_says() -> None:
+    """asyncpg can lose a cancellation over an error of its own; a loop that goes on after errors would never end."""
+
+    async def lose_the_cancellation() -> None:
+        with store_errors():
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise TimeoutError from None
+
+    task = asyncio.create_task(lose_the_cancellation())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_timeout_inside_is_not_taken_for_a_cancellation() -> None:
+    with pytest.raises(StoreUnavailable), store_errors():
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+
+
 async def test_a_cancelled_task_gives_its_connection_back_rolled_back(database_url: str) -> None:
     async with open_store(read_settings(database_url=database_url, database_pool=1)) as store:
         for delay_s in (0, 0.001, 0.005, 0.02, 0.1):
@@ -122,7 +145,7 @@ async def test_a_cancelled_task_gives_its_connection_back_rolled_back(database_u
 async def _raise_version_slowly(store: Store) -> None:
     async with store.transaction() as conn:
         await conn.execute("UPDATE subscription_version SET version = 1")
-        await conn.execute("SELECT pg_sleep(10)")
+        await conn.execute("SELECT pg_sleep(3)")
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
