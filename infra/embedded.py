@@ -119,8 +119,9 @@ def _open_lock(path: Path) -> int:
 
 def make_home(home: Path) -> None:
     """Make the folder of the embedded mode, its owner's alone. Raises ConfigurationError."""
+    mode = 0o700 if os.geteuid() else 0o711  # the user that root lends the server has to pass through
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"HOOKHARE_HOME: cannot make {home}: {error.strerror}") from error
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
@@ -32,7 +33,7 @@ _OS_USER: Final = "hookhare-postgres"
 _START_TIMEOUT_S: Final = 120  # recovery after a crash replays up to max_wal_size
 _START_RETRY_S: Final = 10
 _STOP_TIMEOUT_S: Final = 30
-_SOCKET_NAME: Final = ".s.PGSQL.5432"
+_SOCKETS: Final = ".s.PGSQL."  # and the port; beside it lies one more file, with .lock
 _SOCKET_PATH_MAX_BYTES: Final = 103  # sun_path holds 108 bytes on Linux, 104 on macOS, a NUL among them
 
 # Durability is PostgreSQL's default (fsync, synchronous_commit, full_page_writes) and is not touched.
@@ -72,7 +73,7 @@ class PostgresServer:
     def dsn(self, database: str = "postgres") -> str:
         """Where to connect, while it runs or would run."""
         running = self._running()
-        folder = running[1] if running else self._socket_folder()
+        folder = running[1] if running else self.socket_folder()
         return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(folder), safe='')}"
 
     def pid(self) -> int | None:
@@ -118,12 +119,14 @@ class PostgresServer:
     def _start_once(self) -> bool:
         if self._running():
             return True
-        # Left by a crash. PostgreSQL refuses to start when another process of the user has that number by now.
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
-        self._log_path().unlink(missing_ok=True)
-        folder = self._socket_folder()
+        folder = self.socket_folder()
         if folder != self.data:
             self._make_own(folder)
+        self._end_orphans()
+        # Left by a crash. PostgreSQL refuses to start while there is a process of the number that they name: by now it
+        # may be another one, or the killed one, where nothing collects the dead (in a container without an init).
+        for stale in (self.data / "postmaster.pid", *folder.glob(f"{_SOCKETS}*"), self._log_path()):
+            stale.unlink(missing_ok=True)
         options = {
             "listen_addresses": "",
             **self._settings,
@@ -134,18 +137,32 @@ class PostgresServer:
         where = ("-D", str(self.data), "-l", str(self._log_path()))
         return self._run("pg_ctl", *where, "start", "-w", "-t", str(_START_TIMEOUT_S), "-o", given)
 
+    def _end_orphans(self) -> None:
+        """End what is left of a killed server: a backend amid a long statement does not notice, and goes on writing."""
+        orphans = [process for process in psutil.process_iter() if self._is_ours(process)]
+        for orphan in orphans:
+            with suppress(psutil.Error):
+                orphan.kill()
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while any(self._is_ours(orphan) for orphan in orphans) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        """Whether it is a process of this data folder's server; every one of them works in that folder."""
+        try:
+            alive = process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("postgres")
+            return alive and Path(process.cwd()) == self.data.resolve()
+        except (OSError, psutil.Error):
+            return False
+
     def _running(self) -> tuple[int, Path] | None:
         """The server's process and the folder of its socket; None unless it takes connections or soon will."""
         try:
             lines = (self.data / "postmaster.pid").read_text().split("\n")
             pid, socket_folder = int(lines[0]), lines[4]
-            process = psutil.Process(pid)
-            alive = process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("postgres")
-            if alive and Path(process.cwd()) == self.data.resolve():
-                return pid, Path(socket_folder)
+            return (pid, Path(socket_folder)) if self._is_ours(psutil.Process(pid)) else None
         except (OSError, ValueError, IndexError, psutil.Error):
-            pass
-        return None
+            return None
 
     def _make_data(self) -> None:
         """Make the data folder aside and rename it, so that it is either whole or not there."""
@@ -171,9 +188,9 @@ class PostgresServer:
         """What the server says before its own log is open."""
         return self.data / "start.log"
 
-    def _socket_folder(self) -> Path:
+    def socket_folder(self) -> Path:
         """The data folder, or one in the temporary folder if its path is too long for a socket."""
-        if len(os.fsencode(self.data / _SOCKET_NAME)) <= _SOCKET_PATH_MAX_BYTES:
+        if len(os.fsencode(self.data / f"{_SOCKETS}65535")) <= _SOCKET_PATH_MAX_BYTES:
             return self.data
         name = sha256(os.fsencode(self.data.resolve())).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"hookhare-{name}"
