@@ -34,7 +34,7 @@ from infra.telemetry import Telemetry
 from schemas.deliveries import DeadLetterKind
 from schemas.errors import StoreError
 from schemas.events import Event, Unreadable, read_event
-from schemas.ids import delivery_key, event_key
+from schemas.ids import EVENT, delivery_key, event_key, public_id
 from schemas.messages import Message
 
 log = structlog.get_logger(__name__)
@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 LAPSED = Hold("the dispatcher's heartbeat lapsed")
 REASON_HEADER = "hookhare-reason"
 _LONGEST_PAUSE_S = 2.0
+_ROWS_A_STATEMENT = 5000  # of one event's fan-out, so that no statement meets its timeout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,16 +92,15 @@ class Admission:
         self._system = messaging_system(settings)
 
     async def run(self, consumer: Consumer) -> None:
-        """Admit for ever; at the bound of the work in hand, stop taking."""
-        while True:
-            await self._lanes.room()
-            received = await consumer.receive(self._settings.batch_rows)
-            incoming, unreadable = self._read(received)
-            async with asyncio.TaskGroup() as both:
+        """Admit for ever; at the bound of the work in hand, stop taking. What is unreadable goes its own way."""
+        async with asyncio.TaskGroup() as burials:
+            while True:
+                await self._lanes.room(self._settings.max_event_bytes)
+                received = await consumer.receive(self._settings.batch_rows)
+                incoming, unreadable = self._read(received)
                 if unreadable:
-                    both.create_task(self._bury(consumer, unreadable))
-                if incoming:
-                    both.create_task(self._admit_all(consumer, incoming))
+                    burials.create_task(self._bury(consumer, unreadable))
+                await self._admit_all(consumer, incoming)
 
     def _read(self, received: Sequence[Received]) -> tuple[list[Incoming], list[tuple[Received, Unreadable]]]:
         incoming, unreadable = [], []
@@ -149,25 +149,39 @@ class Admission:
                 with self._span(incoming):
                     batch, admitted = await self._commit(incoming, placed)
                 break
-            except StoreError as error:
-                # If the commit did take effect, the events are found as duplicates now, and their claims, which are
-                # ours and not in hand, are held by the reconciler.
+            except Exception as error:  # noqa: BLE001 - its kind decides what is done
                 self._displace(placed)
-                log.warning("admission.retry", events=len(incoming), error=str(error))
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            except Exception as error:
-                self._displace(placed)
-                log.exception("admission.failed", events=len(incoming))
-                if len(incoming) == 1:
-                    why = Unreadable("event", f"the store does not take it: {type(error).__name__}")
-                    await self._bury(consumer, [(incoming[0].received, why)])
+                if not _is_its_own_fault(error):
+                    # If the commit did take effect, the events are found as duplicates now, and their claims, which
+                    # are ours and not in hand, are held by the reconciler.
+                    log.warning("admission.retry", events=len(incoming), error=f"{type(error).__name__}: {error}")
+                elif len(incoming) == 1:
+                    await self._refuse(consumer, incoming[0], error)
                     return 1
-                incoming = incoming[:1]
+                else:
+                    incoming = incoming[:1]
+                    continue
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        for claim in admitted.claims:
+            self._lanes.take(claim)
         await consumer.ack([one.received for one in batch])
         self._telemetry.metrics.admit_s.record(perf_counter() - began)
-        self._take(admitted)
+        self._begin(admitted)
         return len(batch)
+
+    async def _refuse(self, consumer: Consumer, one: Incoming, error: Exception) -> None:
+        """An event that cannot be admitted by itself: to the dead letters if its content is why, else given back.
+
+        Given back again and again it passes the delivery limit, and the broker dead-letters it.
+        """
+        if isinstance(error, asyncpg.DataError | UnicodeError):
+            why = Unreadable("event", f"the store does not take it: {type(error).__name__}")
+            await self._bury(consumer, [(one.received, why)])
+        else:
+            log.error("admission.failed", event_id=public_id(EVENT, one.key), exc_info=error)
+            await asyncio.sleep(_LONGEST_PAUSE_S)
+            await consumer.release([one.received])
 
     def _span(self, incoming: Sequence[Incoming]) -> AbstractContextManager[None]:
         return self._telemetry.message_span(
@@ -177,7 +191,7 @@ class Admission:
             traceparents=[one.event.traceparent for one in incoming],
         )
 
-    def _take(self, admitted: _Admitted) -> None:
+    def _begin(self, admitted: _Admitted) -> None:
         metrics = self._telemetry.metrics
         metrics.events_admitted.add(admitted.events)
         metrics.events_duplicate.add(admitted.duplicates)
@@ -294,10 +308,11 @@ class Admission:
             await connection.execute(sql.LOCK_ENDPOINTS, held)
             await connection.execute(sql.HOLD_ENDPOINTS, held)
         values.sort(key=lambda row: row[0])
-        written = await connection.fetch(
-            sql.INSERT_DELIVERIES, self._heartbeat.incarnation, *map(list, zip(*values, strict=True))
-        )
-        ours = {record["id"] for record in written}
+        ours: set[UUID] = set()
+        for start in range(0, len(values), _ROWS_A_STATEMENT):
+            columns = map(list, zip(*values[start : start + _ROWS_A_STATEMENT], strict=True))
+            written = await connection.fetch(sql.INSERT_DELIVERIES, self._heartbeat.incarnation, *columns)
+            ours.update(record["id"] for record in written)
         for key, claim in claims.items():
             if key in ours:
                 admitted.claims.append(claim)
@@ -305,6 +320,13 @@ class Admission:
                 placed.remove((claim.subscription, len(claim.data)))
                 self._lanes.give_back(claim.subscription, len(claim.data))
         self._telemetry.metrics.deliveries_created.add(len(ours))
+
+
+def _is_its_own_fault(error: Exception) -> bool:
+    """Whether an event of the batch may be why it failed, rather than the database, which is waited for."""
+    if isinstance(error, asyncpg.PostgresError):
+        return isinstance(error, asyncpg.DataError)
+    return not isinstance(error, StoreError)
 
 
 def _event_row(one: Incoming) -> tuple[object, ...]:
@@ -345,8 +367,8 @@ async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> Non
         uuid7(),
         f"id: {one.event.external_id!r} of source {one.event.source!r} was used before, for another content",
         one.event.tenant,
-        None,
         f"conflict:{identity}",
+        message.message_id,
         one.received.routing_key,
         message.body,
         pack_properties(message),

@@ -6,7 +6,7 @@ outcome; give back the leases and the heartbeat, so that the fleet need not wait
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -36,7 +36,7 @@ from infra.egress import open_egress
 from infra.settings import Settings
 from infra.store.store import Store, open_store
 from infra.telemetry import Telemetry, open_telemetry
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, Problem
 from schemas.subscriptions import MAX_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
@@ -117,26 +117,28 @@ async def _parts(
     async with AsyncExitStack() as stack:
         egress = await stack.enter_async_context(open_egress(settings))
         lanes.start(Deliverer(index, egress, heartbeat, settlement, telemetry).deliver)
-        beating = _watch(failed, heartbeat.run())
+        beating = _watch(failed, "heartbeat", heartbeat.run())
         stack.push_async_callback(_cancel, [beating])
         stack.push_async_callback(feeder.release)
-        stack.push_async_callback(_drain, settings, lanes, settlement, hints, _watch(failed, settlement.run()))
+        stack.push_async_callback(
+            _drain, settings, lanes, settlement, hints, _watch(failed, "settlement", settlement.run())
+        )
         events = await stack.enter_async_context(broker.consume(Queue.EVENTS, prefetch=settings.prefetch))
         work = await stack.enter_async_context(broker.consume(Queue.WORK, prefetch=settings.prefetch))
         dead = await stack.enter_async_context(broker.consume(Queue.DEAD_LETTERS, prefetch=_KEEPER_PREFETCH))
         unrouted = await stack.enter_async_context(broker.consume(Queue.UNROUTED, prefetch=_KEEPER_PREFETCH))
-        takers = [
-            admission.run(events),
-            due.run(work),
-            keeper.run(dead, Queue.DEAD_LETTERS),
-            keeper.run(unrouted, Queue.UNROUTED),
-            feeder.run(),
-            reconciler.run(),
-            upkeep.run_replays(),
-            upkeep.run_maintenance(),
-            upkeep.run_gauges(),
-        ]
-        stack.push_async_callback(_cancel, [_watch(failed, taker) for taker in takers])
+        takers = {
+            "admission": admission.run(events),
+            "due": due.run(work),
+            "keeper of dead letters": keeper.run(dead, Queue.DEAD_LETTERS),
+            "keeper of the unrouted": keeper.run(unrouted, Queue.UNROUTED),
+            "feeder": feeder.run(),
+            "reconciler": reconciler.run(),
+            "replays": upkeep.run_replays(),
+            "maintenance": upkeep.run_maintenance(),
+            "gauges": upkeep.run_gauges(),
+        }
+        stack.push_async_callback(_cancel, [_watch(failed, *taker) for taker in takers.items()])
         yield failed
 
 
@@ -153,19 +155,22 @@ async def _drain(
     await hints.finish(limit_s=settings.broker_timeout_s)
 
 
-def _watch(failed: asyncio.Future[None], part: Awaitable[None]) -> asyncio.Task[None]:
+def _watch(failed: asyncio.Future[None], name: str, part: Coroutine[None, None, None]) -> asyncio.Task[None]:
     """Run a part; its crash is the dispatcher's: a new process begins from the rows."""
 
-    async def run() -> None:
-        try:
-            await part
-        except Exception as error:
-            log.exception("dispatcher.part_failed")
-            if not failed.done():
-                failed.set_exception(error)
-                failed.exception()  # seen, also when nobody awaits it any more
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            error: BaseException | None = asyncio.CancelledError() if not task.cancelling() else None
+        else:
+            error = task.exception()
+        if error is not None and not failed.done():
+            log.error("dispatcher.part_failed", part=name, exc_info=error)
+            failed.set_exception(RuntimeError(f"{name} failed: {type(error).__name__}"))
+            failed.exception()  # seen, also when nobody awaits it any more
 
-    return asyncio.create_task(run())
+    task = asyncio.create_task(part, name=name)
+    task.add_done_callback(ended)
+    return task
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
@@ -186,7 +191,9 @@ def _times(settings: Settings) -> Times:
         settle_s=settings.settle_allowance_s,
         claim_cap_s=settings.claim_cap_s,
     )
-    problems = contradictions(times)
+    problems = [*contradictions(times)]
+    if settings.max_in_hand_bytes < settings.max_event_bytes:
+        problems.append(Problem("HOOKHARE_MAX_IN_HAND_BYTES", "must be at least HOOKHARE_MAX_EVENT_BYTES"))
     if problems:
         raise ConfigurationError("; ".join(f"{problem.field} {problem.message}" for problem in problems))
     return times

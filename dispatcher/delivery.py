@@ -64,6 +64,8 @@ class Deliverer:
             return "the subscription was deleted"
         if endpoint.blocked is not None:
             return endpoint.blocked
+        if self._heartbeat.lapsed_since(claim.claimed_s):
+            return "the dispatcher's heartbeat lapsed while it waited"
         return why_not_begin(
             self._heartbeat.times,
             renewal_age_s=self._heartbeat.renewal_age_s(),

@@ -44,8 +44,8 @@ class Due:
     async def run(self, consumer: Consumer) -> None:
         """Claim for ever; at the bound of the work in hand, stop taking."""
         while True:
-            await self._lanes.room()
-            received = await consumer.receive(room_for_claims(self._lanes, self._settings))
+            await self._lanes.room(self._settings.max_event_bytes)
+            received = await consumer.receive(max(1, room_for_claims(self._lanes, self._settings)))
             now_ms = int(wall().timestamp() * 1000)
             due, early = [], []
             for one in received:
@@ -90,6 +90,7 @@ class Due:
                 else self._lanes.gate(endpoint, len(claim.data))
             )
             self._lanes.place(claim.subscription, len(claim.data))
+            self._lanes.take(claim)
             if isinstance(decision, Hold):
                 self._settlement.add(Outcome(claim, Held(decision.reason), None))
             else:
@@ -99,4 +100,4 @@ class Due:
 def room_for_claims(lanes: Lanes, settings: Settings) -> int:
     """How many stored deliveries may be claimed now, when each may bring an event of the largest size."""
     by_bytes = lanes.free_bytes // settings.max_event_bytes
-    return max(1, min(lanes.free, by_bytes, settings.batch_rows))
+    return max(0, min(lanes.free, by_bytes, settings.batch_rows))

@@ -113,6 +113,7 @@ class Feeder:
             claims = await self._claims.held(subscription, limit)
             for claim in claims:
                 self._lanes.place(claim.subscription, len(claim.data))
+                self._lanes.take(claim)
                 self._lanes.submit(claim)
             if claims:
                 return

@@ -65,14 +65,13 @@ class Hints:
                 pass
 
     async def _publish_unmarked(self) -> bool:
-        """One batch; whether there may be another."""
+        """One batch; whether there may be another. Locked meanwhile, so that another dispatcher takes others."""
         try:
-            async with self._store.connection() as connection:
+            async with self._store.transaction() as connection:
                 rows = await connection.fetch(sql.UNPUBLISHED_DEAD_LETTERS, self._batch_rows)
-            errors = await self._send([Outgoing(ToDead(DeadLetterKind.DELIVERY), _letter(row)) for row in rows])
-            published = [row["id"] for row, error in zip(rows, errors, strict=True) if error is None]
-            if published:
-                async with self._store.connection() as connection:
+                errors = await self._send([Outgoing(ToDead(DeadLetterKind.DELIVERY), _letter(row)) for row in rows])
+                published = [row["id"] for row, error in zip(rows, errors, strict=True) if error is None]
+                if published:
                     await connection.execute(sql.MARK_DEAD_LETTERS_PUBLISHED, published)
         except StoreError as error:
             log.warning("dead_letters.not_published", error=str(error))

@@ -5,7 +5,9 @@ because the delivery's row speaks for it and the reconciler will hold it.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from uuid import UUID
 
 import structlog
 from uuid_utils.compat import uuid7
@@ -23,7 +25,10 @@ from schemas.messages import Message
 log = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE_S = 2.0
-_BATCH = 100  # each with a body of up to the broker's limit
+_BATCH = 100
+_BATCH_BYTES = 4_194_304  # a message that is too large to be an event may be as large as the broker takes
+
+_Row = tuple[UUID, str, str, str | None, str | None, str | None, bytes, dict[str, object]]
 
 
 class Keeper:
@@ -38,40 +43,57 @@ class Keeper:
         while True:
             received = await consumer.receive(_BATCH)
             letters = [(one, kind) for one in received if (kind := _kind(one, queue)) is not None]
-            if letters:
-                await self._keep(letters)
+            for batch in _by_size(letters):
+                await self._keep([_row(one, kind) for one, kind in batch])
+            for _, kind in letters:
+                self._metrics.dead_letters.add(1, {"kind": kind.value})
             await consumer.ack(received)
 
-    async def _keep(self, letters: Sequence[tuple[Received, DeadLetterKind]]) -> None:
+    async def _keep(self, rows: Sequence[_Row]) -> None:
         """Store them, until the database has them; one that it refuses is stored with its bytes alone."""
         pause_s = 0.05
-        rows = [_row(one, kind) for one, kind in letters]
         while True:
             try:
-                await self._store_letters(rows)
-                break
+                async with self._store.connection() as connection:
+                    columns = map(list, zip(*rows, strict=True))
+                    await connection.execute(sql.KEEP_DEAD_LETTERS, *columns)
+                return
             except StoreError as error:
-                log.warning("keeper.retry", letters=len(letters), error=str(error))
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                log.warning("keeper.retry", letters=len(rows), error=str(error))
             except Exception:
-                log.exception("keeper.refused", letters=len(letters))
-                rows = [_bare_row(one, kind) for one, kind in letters]
-                await asyncio.sleep(pause_s)
-        for _, kind in letters:
-            self._metrics.dead_letters.add(1, {"kind": kind.value})
+                log.exception("keeper.refused", letters=len(rows))
+                if len(rows) > 1:
+                    for row in rows:
+                        await self._keep([row])
+                    return
+                rows = [_bare(rows[0])]
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def _store_letters(self, rows: Sequence[tuple[object, ...]]) -> None:
-        async with self._store.connection() as connection:
-            await connection.execute(sql.KEEP_DEAD_LETTERS, *map(list, zip(*rows, strict=True)))
+
+def _by_size(letters: Sequence[tuple[Received, DeadLetterKind]]) -> Iterator[list[tuple[Received, DeadLetterKind]]]:
+    """The letters in batches of so many bytes that one statement stores them well within its time."""
+    batch: list[tuple[Received, DeadLetterKind]] = []
+    size_bytes = 0
+    for letter in letters:
+        if batch and size_bytes + len(letter[0].message.body) > _BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(letter)
+        size_bytes += len(letter[0].message.body)
+    if batch:
+        yield batch
 
 
-def _row(one: Received, kind: DeadLetterKind) -> tuple[object, ...]:
+def _row(one: Received, kind: DeadLetterKind) -> _Row:
     message = one.message
+    # Of events it is the producer's own id, which another event may bear too.
+    identity = message.message_id and sha256(message.message_id.encode() + b"\x00" + message.body).hexdigest()
     return (
         uuid7(),
         kind.value,
         _reason(one, kind),
+        identity,
         _storable(message.message_id),
         _storable(one.routing_key),
         message.body,
@@ -79,11 +101,9 @@ def _row(one: Received, kind: DeadLetterKind) -> tuple[object, ...]:
     )
 
 
-def _bare_row(one: Received, kind: DeadLetterKind) -> tuple[object, ...]:
-    return (uuid7(), kind.value, "its headers cannot be stored", None, None, one.message.body, pack_properties(_BARE))
-
-
-_BARE = Message(b"")
+def _bare(row: _Row) -> _Row:
+    key, kind, _, identity, _, _, body, _ = row
+    return (key, kind, "its headers cannot be stored", identity, None, None, body, pack_properties(Message(b"")))
 
 
 def _storable(text: str | None) -> str | None:

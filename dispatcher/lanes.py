@@ -98,9 +98,12 @@ class Lanes:
         if subscription in self.held:
             self.on_room(subscription)
 
-    def submit(self, claim: Claim) -> None:
-        """Hand over a claimed delivery, its place taken before."""
+    def take(self, claim: Claim) -> None:
+        """Know a delivery as in hand, its place taken before: as soon as it is claimed, or the reconciler holds it."""
         self.in_hand[claim.delivery] = claim
+
+    def submit(self, claim: Claim) -> None:
+        """Have a delivery in hand attempted."""
         lane = self._lanes[claim.subscription]
         lane.waiting.append(claim)
         if lane.workers < self._max_in_flight:
@@ -115,9 +118,9 @@ class Lanes:
             del self.in_hand[claim.delivery]
         self.give_back(claim.subscription, len(claim.data))
 
-    async def room(self) -> None:
-        """Wait until there is a free place and free bytes."""
-        while self.free <= 0 or self.free_bytes <= 0:
+    async def room(self, size_bytes: int) -> None:
+        """Wait until there is a free place, and room for an event of this size."""
+        while self.free <= 0 or self.free_bytes < size_bytes:
             self._room.clear()
             await self._room.wait()
 

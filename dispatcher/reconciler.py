@@ -6,7 +6,7 @@ everybody's heartbeat is old.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -51,6 +51,7 @@ class Reconciler:
         self._heartbeat = heartbeat
         self._telemetry = telemetry
         self._settings = settings
+        self._liveness_s = heartbeat.times.liveness_s
 
     async def run(self) -> None:
         """Reconcile for ever: what is found by a small index once a period, what takes a scan once a grace."""
@@ -58,25 +59,27 @@ class Reconciler:
         scan_at = loop.time()
         while True:
             await asyncio.sleep(self._settings.reconcile_period_s)
-            try:
-                await self.reconcile()
-                if loop.time() >= scan_at:
-                    await self.scan()
-                    scan_at = loop.time() + self._settings.reconcile_grace_s
-            except StoreError as error:
-                log.warning("reconciler.retry", error=str(error))
+            await self.reconcile()
+            if loop.time() >= scan_at:
+                await self.scan()
+                scan_at = loop.time() + self._settings.reconcile_grace_s
 
     async def reconcile(self) -> None:
-        """Lost claims, dead dispatchers, lost hints, unpublished dead letters. Raises StoreError."""
-        await self._hold_lost_claims()
-        await self._judge()
-        await self._hold_overdue()
+        """Lost claims, dead dispatchers, lost hints, unpublished dead letters."""
+        await self._each(self._hold_lost_claims, self._free_leases, self._free_claims, self._hold_overdue)
         await self._hints.publish_dead_letters()
 
     async def scan(self) -> None:
-        """What only a crash between two transactions of an operator's action can leave. Raises StoreError."""
-        await self._end_orphaned()
-        await self._hold_open_backlogs()
+        """What only a crash between two transactions of an operator's action can leave."""
+        await self._each(self._end_orphaned, self._hold_open_backlogs)
+
+    async def _each(self, *passes: Callable[[], Awaitable[None]]) -> None:
+        """Each pass by itself: one that the database does not finish in time keeps no other from running."""
+        for reconcile in passes:
+            try:
+                await reconcile()
+            except StoreError as error:
+                log.warning("reconciler.retry", what=reconcile.__name__.strip("_"), error=str(error))
 
     async def _hold_lost_claims(self) -> None:
         """Claims of ours that are not in hand: the answer to their commit was lost."""
@@ -85,30 +88,40 @@ class Reconciler:
         for claim in lost:
             if claim.delivery not in self._lanes.in_hand:
                 self._lanes.place(claim.subscription, len(claim.data))
+                self._lanes.take(claim)
                 self._settlement.add(Outcome(claim, Held("the answer to its claim was lost"), None))
         self._count("lost_claims", len(lost))
 
-    async def _judge(self) -> None:
-        """Free the claims and leases of the dead."""
-        liveness_s = self._heartbeat.times.liveness_s
+    async def _free_leases(self) -> None:
+        """The leases of the dead."""
         async with self._store.transaction() as connection:
-            if await connection.fetchval(sql.MAY_JUDGE, self._heartbeat.incarnation, liveness_s) is None:
-                return
-            leases = await connection.fetch(sql.FREE_DEAD_LEASES, liveness_s)
+            leases = (
+                await connection.fetch(sql.FREE_DEAD_LEASES, self._liveness_s)
+                if await self._may_judge(connection)
+                else ()
+            )
         self._count("dead_leases", len(leases))
-        await self._in_batches(
-            "dead_claims", sql.FREE_DEAD_CLAIMS, liveness_s, float(self._heartbeat.times.claim_cap_s)
-        )
+
+    async def _free_claims(self) -> None:
+        """The claims of the dead, and those older than the cap."""
+        cap_s = self._heartbeat.times.claim_cap_s
+        await self._in_batches("dead_claims", sql.FREE_DEAD_CLAIMS, self._liveness_s, cap_s, judging=True)
+
+    async def _may_judge(self, connection: asyncpg.Connection) -> bool:
+        """Asked in the transaction that acts on it: a dispatcher that was stopped in between has lost the right."""
+        return await connection.fetchval(sql.MAY_JUDGE, self._heartbeat.incarnation, self._liveness_s) is not None
 
     async def _hold_overdue(self) -> None:
         """Retries whose hint is late beyond the grace: with a wiped broker, all of them."""
         await self._in_batches("overdue_retries", sql.HOLD_OVERDUE, self._settings.reconcile_grace_s)
 
-    async def _in_batches(self, what: str, statement: str, *arguments: float) -> None:
+    async def _in_batches(self, what: str, statement: str, *arguments: float, judging: bool = False) -> None:
         """Run a statement that holds rows until it finds no more, and hold the endpoints of those that it held."""
         limit = number = self._settings.batch_rows
         while number == limit:
             async with self._store.transaction() as connection:
+                if judging and not await self._may_judge(connection):
+                    return
                 rows = await connection.fetch(statement, *arguments, limit)
             await self._hold_endpoints({row["subscription_id"] for row in rows if row["status"] == Status.HELD})
             number = len(rows)
@@ -116,12 +129,18 @@ class Reconciler:
 
     async def _end_orphaned(self) -> None:
         """Waiting rows of subscriptions that are disabled or deleted."""
-        async with self._store.transaction() as connection:
-            ended = await connection.fetch(sql.END_ORPHANED, self._settings.batch_rows)
-            dead = sorted(row["id"] for row in ended if row["status"] == Status.DEAD)
-            if dead:
-                await connection.execute(sql.INSERT_DEAD_LETTERS, [uuid7() for _ in dead], dead, dead[0], dead[-1])
-        self._count("orphaned", len(ended))
+        limit = self._settings.batch_rows
+        for statement in sql.END_ORPHANED:
+            number = limit
+            while number == limit:
+                async with self._store.transaction() as connection:
+                    ended = await connection.fetch(statement, limit)
+                    dead = sorted(row["id"] for row in ended if row["status"] == Status.DEAD)
+                    if dead:
+                        letters = [uuid7() for _ in dead]
+                        await connection.execute(sql.INSERT_DEAD_LETTERS, letters, dead, dead[0], dead[-1])
+                number = len(ended)
+                self._count("orphaned", number)
 
     async def _hold_open_backlogs(self) -> None:
         """Held rows behind an open endpoint: nobody would feed them."""

@@ -116,9 +116,13 @@ class Settlement:
                 return
         self._telemetry.metrics.settle_s.record(perf_counter() - began)
         self._conclude(batch, settled)
-        for outcome in batch:
-            if isinstance(outcome.verdict, Dead) and outcome.verdict.disables:
-                await self._disable(outcome)
+        gone = {
+            (outcome.claim.subscription, outcome.attempted.url): outcome.verdict.reason
+            for outcome in batch
+            if isinstance(outcome.verdict, Dead) and outcome.verdict.disables and outcome.attempted is not None
+        }
+        for (subscription, url), reason in gone.items():
+            await self._disable(subscription, url, reason)
 
     def _conclude(self, batch: Sequence[Outcome], settled: Sequence[Settled]) -> None:
         """After the commit: hints go out, places are given back, and the attempt is told."""
@@ -179,20 +183,18 @@ class Settlement:
         if records:
             await connection.execute(sql.INSERT_ATTEMPTS, *map(list, zip(*records, strict=True)))
 
-    async def _disable(self, outcome: Outcome) -> None:
-        """410 Gone. A crash before this is mended by the next delivery's 410."""
-        assert isinstance(outcome.verdict, Dead)
+    async def _disable(self, subscription: UUID, url: str, reason: str) -> None:
+        """410 Gone, said by this URL. A crash before this is mended by the next delivery's 410."""
         try:
             async with self._store.transaction() as connection:
-                await subscriptions.disable(connection, outcome.claim.subscription, reason=outcome.verdict.reason)
+                disabled = await subscriptions.disable(connection, subscription, url=url, reason=reason)
         except StoreError as error:
-            log.warning("subscription.not_disabled", subscription=str(outcome.claim.subscription), error=str(error))
+            log.warning("subscription.not_disabled", subscription_id=str(subscription), error=str(error))
         else:
-            log.warning(
-                "subscription.disabled",
-                subscription=public_id(SUBSCRIPTION, outcome.claim.subscription),
-                reason=outcome.verdict.reason,
-            )
+            if disabled:
+                log.warning(
+                    "subscription.disabled", subscription_id=public_id(SUBSCRIPTION, subscription), reason=reason
+                )
 
     def _tell(self, outcome: Outcome, *, superseded: bool) -> None:
         """The one wide line of an attempt, and what is counted of it."""
@@ -241,7 +243,8 @@ async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> 
         [row.reason and _storable(row.reason) for row in changed],
         [row.attempts for row in changed],
         delays,
-        [None if delay is None else rung_ms(delay) / 1000 for delay in delays],
+        # Beyond the last rung (24 h and jitter) the hint comes early and is parked again until its time.
+        [None if delay is None else max(delay, rung_ms(delay) / 1000) for delay in delays],
         [row.claimed for row in changed],
         ids[0],
         ids[-1],

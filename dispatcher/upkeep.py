@@ -17,6 +17,7 @@ log = structlog.get_logger(__name__)
 
 _FORGET_AFTER_LIVES = 100  # a dead dispatcher's row is kept for so many liveness times, to be looked at
 _KEYS_AT_ONCE = 5000
+_LETTERS_AT_ONCE = 500  # each with the body of a message
 _GAUGE_PERIOD_S = 5.0
 
 
@@ -73,17 +74,22 @@ class Upkeep:
 
     async def _maintain(self) -> None:
         settings = self._settings
-        async with self._store.transaction() as connection:
+        async with self._store.connection() as connection:
             await partitions.keep_partitions(
                 connection,
                 today=await partitions.today(connection),
                 ahead_days=settings.partitions_ahead_days,
                 retention_days=settings.retention_days,
             )
-        async with self._store.connection() as connection:
             dropped = _KEYS_AT_ONCE
             while dropped == _KEYS_AT_ONCE:
                 dropped = await partitions.drop_old_keys(
                     connection, window_s=settings.dedupe_window_s, limit=_KEYS_AT_ONCE
                 )
+            forgotten = _LETTERS_AT_ONCE
+            while forgotten == _LETTERS_AT_ONCE:
+                rows = await connection.fetch(
+                    sql.FORGET_DEAD_LETTERS, settings.retention_days * 86_400.0, _LETTERS_AT_ONCE
+                )
+                forgotten = len(rows)
             await connection.execute(sql.FORGET_DISPATCHERS, _FORGET_AFTER_LIVES * self._heartbeat.times.liveness_s)

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     # The dispatcher's work in hand
     prefetch: Count = Field(1000, le=65_535, description="messages a dispatcher holds unacked, for each queue")
     batch_rows: Count = Field(500, description="rows in one group commit, at most")
-    max_in_hand: Count = Field(4000, description="deliveries claimed by one dispatcher at once")
+    max_in_hand: Count = Field(4000, ge=16, description="deliveries claimed by one dispatcher at once")
     max_in_hand_bytes: Count = Field(134_217_728, description="bytes of event data in hand in one dispatcher at once")
     endpoint_max_in_flight: Count = Field(32, description="POSTs under way to one endpoint from one dispatcher")
     drain_s: Seconds = Field(20, description="how long a stopping dispatcher waits for what is in flight, in seconds")

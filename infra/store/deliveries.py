@@ -103,11 +103,17 @@ RETURNING {_COLUMNS}
 # One condition for each partial index, rather than `status = ANY(…)`: the history of a subscription may be millions of
 # ended rows, and no index keeps the unfinished ones apart. A pending row always has a claim.
 _LOCK_UNFINISHED = """
+WITH found AS MATERIALIZED (
+    SELECT id FROM deliveries
+    WHERE subscription_id = $1
+      AND (status = 'held' OR status = 'retrying' OR (status = 'pending' AND claimed_by IS NOT NULL))
+    LIMIT $2
+)
 SELECT id, cycle, event_id, tenant FROM deliveries
-WHERE subscription_id = $1
-  AND (status = 'held' OR status = 'retrying' OR (status = 'pending' AND claimed_by IS NOT NULL))
+WHERE id IN (SELECT id FROM found)
+  AND id BETWEEN (SELECT id FROM found ORDER BY id LIMIT 1) AND (SELECT id FROM found ORDER BY id DESC LIMIT 1)
+  AND status IN ('held', 'retrying', 'pending')
 ORDER BY id
-LIMIT $2
 FOR NO KEY UPDATE
 """
 

@@ -3,7 +3,10 @@
 Conventions: `$1` first is the dispatcher's incarnation where there is one. Batches come as arrays and are written by
 `INSERT … SELECT FROM unnest(…)`. Rows are locked in order of id, so that two batches never wait for each other in a
 circle. `BETWEEN least AND greatest of the batch` lets the planner skip the other days' partitions (measured 1.3 to 1.6
-times as fast over 40 of them). Ages are by `clock_timestamp()`, the database's clock.
+times as fast over 40 of them).
+
+Ages are by the database's clock. A dispatcher's own is by `clock_timestamp()`, which runs on within a statement; others
+are judged by `statement_timestamp()`, which is not past the statement's snapshot and, being stable, can use an index.
 """
 
 from typing import Final
@@ -75,9 +78,10 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
 
-# What a conflicting event said. $1…$8: id, reason, tenant, event, message id, routing key, body, headers.
+# What a conflicting event said, once for each `identity`. $1…$8: id, reason, tenant, identity, message id,
+# routing key, body, headers.
 INSERT_CONFLICT: Final = """
-INSERT INTO dead_letters (id, kind, reason, tenant, event_id, message_id, routing_key, body, headers)
+INSERT INTO dead_letters (id, kind, reason, tenant, identity, message_id, routing_key, body, headers)
 VALUES ($1, 'conflict', $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT DO NOTHING
 """
@@ -112,11 +116,14 @@ RELEASE_LEASES: Final = "UPDATE subscriptions SET feeder = NULL WHERE feeder = $
 
 # --- Claims ----------------------------------------------------------------------------------------------------
 
-_CLAIM: Final = """
+# Lets the planner skip the partitions that none of the picked rows are in.
+_AMONG_PICKED: Final = """d.id = picked.id
+    AND d.id BETWEEN (SELECT id FROM picked ORDER BY id LIMIT 1) AND (SELECT id FROM picked ORDER BY id DESC LIMIT 1)"""
+
+_CLAIM: Final = f"""
 UPDATE deliveries AS d
 SET claimed_by = $1, claimed_at = clock_timestamp(), fence = d.fence + 1, updated_at = clock_timestamp()
-FROM picked WHERE d.id = picked.id
-    AND d.id BETWEEN (SELECT id FROM picked ORDER BY id LIMIT 1) AND (SELECT id FROM picked ORDER BY id DESC LIMIT 1)
+FROM picked WHERE {_AMONG_PICKED}
 RETURNING d.id, d.event_id, d.subscription_id, d.cycle, d.attempts, d.fence
 """
 
@@ -149,7 +156,7 @@ SELECT id, type, time, data, traceparent FROM events WHERE id = ANY($1::uuid[]) 
 # Claims of $1 older than $2 seconds: those not in hand came from a commit whose answer was lost.
 CLAIMS_OF: Final = """
 SELECT id, subscription_id, event_id, cycle, attempts, fence FROM deliveries
-WHERE claimed_by = $1 AND claimed_at < clock_timestamp() - make_interval(secs => $2)
+WHERE claimed_by = $1 AND claimed_at < statement_timestamp() - make_interval(secs => $2)
 """
 
 # --- Settlement ------------------------------------------------------------------------------------------------
@@ -200,7 +207,7 @@ UNPUBLISHED_DEAD_LETTERS: Final = """
 SELECT l.id, l.reason, l.tenant, l.delivery_id, l.cycle, l.subscription_id, l.event_id,
        e.type, e.source, e.external_id
 FROM dead_letters AS l LEFT JOIN events AS e ON e.id = l.event_id
-WHERE l.kind = 'delivery' AND l.published_at IS NULL ORDER BY l.id LIMIT $1
+WHERE l.kind = 'delivery' AND l.published_at IS NULL ORDER BY l.id LIMIT $1 FOR NO KEY UPDATE OF l SKIP LOCKED
 """
 
 MARK_DEAD_LETTERS_PUBLISHED: Final = """
@@ -209,15 +216,26 @@ UPDATE dead_letters SET published_at = clock_timestamp() WHERE id = ANY($1::uuid
 
 # --- Keeper ----------------------------------------------------------------------------------------------------
 
+# `identity` tells a letter that comes twice from another one.
 KEEP_DEAD_LETTERS: Final = """
-INSERT INTO dead_letters (id, kind, reason, message_id, routing_key, body, headers)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::jsonb[])
-ON CONFLICT (message_id) DO NOTHING
+INSERT INTO dead_letters (id, kind, reason, identity, message_id, routing_key, body, headers)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::jsonb[])
+ON CONFLICT (identity) DO NOTHING
+"""
+
+# Past retention, $1 in seconds. $2 how many. Their ids begin with the time that they were made at.
+FORGET_DEAD_LETTERS: Final = """
+DELETE FROM dead_letters WHERE id IN (
+    SELECT id FROM dead_letters ORDER BY id LIMIT $2
+) AND created_at < statement_timestamp() - make_interval(secs => $1)
+RETURNING id
 """
 
 # --- Reconciler ------------------------------------------------------------------------------------------------
+# The rows are picked in any order: what is locked is skipped, so nobody waits, and an order would cost an index.
 
-# Only who has itself renewed without a gap for the liveness time may judge. $2 liveness in seconds.
+# Only who has itself renewed without a gap for the liveness time may judge. $2 liveness in seconds. Asked in the
+# transaction that acts on it.
 MAY_JUDGE: Final = """
 SELECT 1 FROM dispatchers WHERE id = $1 AND renewed_at > clock_timestamp() - make_interval(secs => $2)
     AND steady_since < clock_timestamp() - make_interval(secs => $2)
@@ -225,52 +243,63 @@ SELECT 1 FROM dispatchers WHERE id = $1 AND renewed_at > clock_timestamp() - mak
 
 # Rows whose claim is dead, or older than the cap: unfinished ones are held, the fence unchanged, so that a late
 # owner's outcome still counts until somebody claims anew. $1 liveness, $2 claim cap, both in seconds; $3 how many.
-FREE_DEAD_CLAIMS: Final = """
-WITH dead AS (
+FREE_DEAD_CLAIMS: Final = f"""
+WITH picked AS (
     SELECT d.id FROM deliveries AS d
     WHERE d.claimed_by IS NOT NULL
-      AND (d.claimed_at < clock_timestamp() - make_interval(secs => $2)
+      AND (d.claimed_at < statement_timestamp() - make_interval(secs => $2)
            OR NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = d.claimed_by
-                          AND x.renewed_at > clock_timestamp() - make_interval(secs => $1)))
-    ORDER BY d.id LIMIT $3 FOR NO KEY UPDATE OF d SKIP LOCKED
+                          AND x.renewed_at > statement_timestamp() - make_interval(secs => $1)))
+    LIMIT $3 FOR NO KEY UPDATE OF d SKIP LOCKED
 )
 UPDATE deliveries AS d SET
     status = CASE WHEN d.status IN ('pending', 'retrying') THEN 'held' ELSE d.status END,
     reason = CASE WHEN d.status IN ('pending', 'retrying') THEN 'its dispatcher died' ELSE d.reason END,
     next_attempt_at = NULL, hint_due_at = NULL, claimed_by = NULL, claimed_at = NULL, updated_at = clock_timestamp()
-FROM dead WHERE d.id = dead.id
+FROM picked WHERE {_AMONG_PICKED}
 RETURNING d.id, d.subscription_id, d.status
 """
 
 # Retries whose hint is lost: past the expiry of the rung it was put on, plus grace. $1 grace in seconds; $2 how many.
-HOLD_OVERDUE: Final = """
-WITH overdue AS (
+HOLD_OVERDUE: Final = f"""
+WITH picked AS (
     SELECT id FROM deliveries
     WHERE status = 'retrying' AND claimed_by IS NULL
-      AND hint_due_at < clock_timestamp() - make_interval(secs => $1)
-    ORDER BY id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+      AND hint_due_at < statement_timestamp() - make_interval(secs => $1)
+    LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE deliveries AS d SET status = 'held', next_attempt_at = NULL, hint_due_at = NULL, updated_at = clock_timestamp()
-FROM overdue WHERE d.id = overdue.id
+FROM picked WHERE {_AMONG_PICKED}
 RETURNING d.id, d.subscription_id, d.status
 """
 
-# Waiting rows of subscriptions that are disabled or deleted: ended with the reason. $1 how many.
-END_ORPHANED: Final = """
-WITH orphaned AS (
-    SELECT d.id, s.deleted_at IS NOT NULL AS deleted, s.state_reason
-    FROM subscriptions AS s JOIN deliveries AS d ON d.subscription_id = s.id
-    WHERE (s.state = 'disabled' OR s.deleted_at IS NOT NULL) AND (d.status = 'held' OR d.status = 'retrying')
-    ORDER BY d.id LIMIT $1 FOR NO KEY UPDATE OF d SKIP LOCKED
+
+def _end_orphaned(status: str) -> str:
+    """Waiting rows of this status of subscriptions that are disabled or deleted: ended with the reason. $1 how many.
+
+    One statement for each status, because each has a partial index by subscription.
+    """
+    return f"""
+WITH picked AS (
+    SELECT waiting.id, s.deleted_at IS NOT NULL AS deleted, s.state_reason
+    FROM subscriptions AS s CROSS JOIN LATERAL (
+        SELECT id FROM deliveries WHERE subscription_id = s.id AND status = '{status}'
+        LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS waiting
+    WHERE s.state = 'disabled' OR s.deleted_at IS NOT NULL
+    LIMIT $1
 )
 UPDATE deliveries AS d SET
-    status = CASE WHEN orphaned.deleted THEN 'canceled' ELSE 'dead' END,
-    reason = CASE WHEN orphaned.deleted THEN 'the subscription was deleted'
-                  ELSE coalesce(orphaned.state_reason, 'the subscription is disabled') END,
+    status = CASE WHEN picked.deleted THEN 'canceled' ELSE 'dead' END,
+    reason = CASE WHEN picked.deleted THEN 'the subscription was deleted'
+                  ELSE coalesce(picked.state_reason, 'the subscription is disabled') END,
     next_attempt_at = NULL, hint_due_at = NULL, updated_at = clock_timestamp()
-FROM orphaned WHERE d.id = orphaned.id
+FROM picked WHERE {_AMONG_PICKED}
 RETURNING d.id, d.status
 """
+
+
+END_ORPHANED: Final = (_end_orphaned("held"), _end_orphaned("retrying"))
 
 # Open endpoints that have held rows all the same.
 OPEN_WITH_BACKLOG: Final = """
@@ -284,7 +313,7 @@ FREE_DEAD_LEASES: Final = """
 UPDATE subscriptions AS s SET feeder = NULL
 WHERE s.mode = 'held' AND s.feeder IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = s.feeder
-                  AND x.renewed_at > clock_timestamp() - make_interval(secs => $1))
+                  AND x.renewed_at > statement_timestamp() - make_interval(secs => $1))
 RETURNING s.id
 """
 

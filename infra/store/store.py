@@ -97,9 +97,23 @@ class _Connection(asyncpg.Connection):
 class Store:
     """A pool of connections. Made by `open_store`."""
 
-    def __init__(self, pool: asyncpg.Pool, *, timeout_s: float) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, timeout_s: float, dsn: str) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        self._dsn = dsn
+
+    async def connect(self) -> asyncpg.Connection:
+        """A connection outside the pool, for what may not wait for others; the caller closes it.
+
+        Raises StoreUnavailable.
+        """
+        with store_errors():
+            return await asyncpg.connect(
+                self._dsn,
+                timeout=self._timeout_s,
+                command_timeout=self._timeout_s,
+                server_settings=server_settings(self._timeout_s, "hookhare"),
+            )
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
@@ -145,7 +159,7 @@ async def _open(dsn: str, size: int, timeout_s: float) -> AsyncIterator[Store]:
     pool = make_pool(dsn, size=size, timeout_s=timeout_s, application="hookhare")
     try:
         await _connect(pool, timeout_s)
-        yield Store(pool, timeout_s=timeout_s)
+        yield Store(pool, timeout_s=timeout_s, dsn=dsn)
     finally:
         await close_pool(pool)
 

@@ -68,8 +68,11 @@ RETURNING {_COLUMNS}
 _DISABLE = """
 UPDATE subscriptions
 SET state = 'disabled', state_reason = $2, version = $3, updated_at = clock_timestamp()
-WHERE id = $1 AND state <> 'disabled' AND deleted_at IS NULL
-RETURNING id
+WHERE id = $1
+"""
+
+_ENABLED_AT = """
+SELECT true FROM subscriptions WHERE id = $1 AND url = $2 AND state <> 'disabled' AND deleted_at IS NULL
 """
 
 _DELETE = """
@@ -168,14 +171,19 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
     return SubscriptionRow(**record)
 
 
-async def disable(conn: asyncpg.Connection, subscription_id: UUID, *, reason: str) -> None:
-    """Disable a subscription; what is unfinished becomes dead with the reason, with a dead letter each.
+async def disable(conn: asyncpg.Connection, subscription_id: UUID, *, url: str, reason: str) -> bool:
+    """Disable a subscription because of what its endpoint at `url` said; True if that ended it.
 
-    One that is disabled or deleted already is left as it is.
+    False, without waiting for anybody, when it is disabled or deleted already, or has another URL by now.
     """
+    if not await conn.fetchval(_ENABLED_AT, subscription_id, url):
+        return False
     version = await locks.change_subscriptions(conn)
-    if await conn.fetchval(_DISABLE, subscription_id, reason, version) is not None:
-        await deliveries.end_unfinished(conn, subscription_id, status=Status.DEAD, reason=reason)
+    if not await conn.fetchval(_ENABLED_AT, subscription_id, url):
+        return False
+    await conn.execute(_DISABLE, subscription_id, reason, version)
+    await deliveries.end_unfinished(conn, subscription_id, status=Status.DEAD, reason=reason)
+    return True
 
 
 async def delete(conn: asyncpg.Connection, subscription_id: UUID, *, no_secrets: bytes) -> bool:

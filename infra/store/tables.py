@@ -158,6 +158,8 @@ deliveries = Table(
     # The reconciler. Claimed rows are as few as the fleet has in hand.
     Index("deliveries_claimed", "claimed_by", postgresql_where=text("claimed_by IS NOT NULL")),
     Index("deliveries_retrying", "hint_due_at", postgresql_where=text("status = 'retrying'")),
+    # Ending what waits of a subscription that goes; held ones have the feeder's index.
+    Index("deliveries_retrying_of", "subscription_id", postgresql_where=text("status = 'retrying'")),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -194,7 +196,8 @@ dead_letters = Table(
     Column("cycle", Integer),
     Column("subscription_id", UUID),
     Column("event_id", UUID),
-    Column("message_id", Text),  # of a message: the keeper stores it once
+    Column("message_id", Text),  # of a message
+    Column("identity", Text),  # of a message: the same one is stored once
     Column("routing_key", Text),
     Column("body", LargeBinary),  # of a message: the bytes as they came
     Column("headers", JSONB),
@@ -203,7 +206,7 @@ dead_letters = Table(
     _moment("settled_at", nullable=True),  # when it was replayed or discarded
     _moment("published_at", nullable=True),  # when a delivery's was published to hookhare.dead
     UniqueConstraint("delivery_id", "cycle", name="one_dead_letter_a_death"),
-    UniqueConstraint("message_id", name="one_dead_letter_a_message"),
+    UniqueConstraint("identity", name="one_dead_letter_a_message"),
     Index("dead_letters_unpublished", "id", postgresql_where=text("kind = 'delivery' AND published_at IS NULL")),
     Index("dead_letters_by_subscription", "subscription_id", "id"),
 )

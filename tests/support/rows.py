@@ -14,6 +14,8 @@ from infra.store.subscriptions import SubscriptionRow
 from schemas.ids import delivery_key, event_key
 from schemas.subscriptions import DEFAULT_POLICY
 
+HOOK_URL = "https://example.com/hook"
+
 _numbers = count(1)
 
 
@@ -22,7 +24,7 @@ async def add_subscription(conn: asyncpg.Connection, **given: Any) -> Subscripti
     values: dict[str, Any] = {
         "subscription_id": uuid7(),
         "tenant": "default",
-        "url": "https://example.com/hook",
+        "url": HOOK_URL,
         "description": "",
         "event_types": ["order.#"],
         "timeout_s": 15,

@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 
 from dispatcher.claims import Claims
-from dispatcher.core.liveness import Times
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.hints import Hints
 from dispatcher.index import SubscriptionIndex
@@ -17,19 +16,9 @@ from infra.broker.base import Broker
 from infra.settings import Settings, read_settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry, open_telemetry
+from tests.integration.dispatcher.times import TIMES
 from tests.support.seed import Seed
 from tests.support.silent_broker import SilentBroker
-
-TIMES = Times(
-    heartbeat_s=1,
-    renewal_s=2,
-    margin_s=0.5,
-    liveness_s=6,
-    wait_s=5,
-    longest_deadline_s=60,
-    settle_s=5,
-    claim_cap_s=80,
-)
 
 
 @pytest.fixture

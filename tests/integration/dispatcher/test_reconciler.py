@@ -10,7 +10,7 @@ from dispatcher.hints import Hints
 from dispatcher.lanes import Lanes
 from dispatcher.reconciler import Reconciler
 from dispatcher.settlement import Settlement
-from infra.settings import Settings
+from infra.settings import Settings, read_settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 from schemas.work import WorkItem
@@ -106,6 +106,44 @@ async def test_who_has_not_renewed_without_a_gap_judges_nobody(
     await reconciler.reconcile()
     assert (await seed.row("deliveries", delivery))["claimed_by"] == dead
     assert (await seed.row("subscriptions", subscription))["feeder"] == dead
+
+
+@pytest.mark.usefixtures("steady")
+async def test_who_lost_the_right_between_two_transactions_frees_nothing(
+    reconciler: Reconciler, seed: Seed, store: Store, heartbeat: Heartbeat
+) -> None:
+    """Stopped after it had freed the leases, and gone on when its own heartbeat was old."""
+    dead = await seed.dispatcher(renewed_ago_s=PAST_LIVENESS_S)
+    delivery = await seed.delivery(await seed.subscription(), status="pending", claimed_by=dead)
+    await age(store, delivery, "claimed_at", 1)
+    await reconciler._free_leases()
+    async with store.connection() as connection:
+        await connection.execute(
+            "UPDATE dispatchers SET renewed_at = clock_timestamp() - interval '6 s' WHERE id = $1",
+            heartbeat.incarnation,
+        )
+    await reconciler._free_claims()
+    assert (await seed.row("deliveries", delivery))["claimed_by"] == dead
+
+
+async def test_more_orphans_than_one_batch_end_in_one_scan(
+    store: Store,
+    claims: Claims,
+    lanes: Lanes,
+    settlement: Settlement,
+    hints: Hints,
+    heartbeat: Heartbeat,
+    telemetry: Telemetry,
+    seed: Seed,
+) -> None:
+    settings = read_settings(batch_rows=3)
+    reconciler = Reconciler(store, claims, lanes, settlement, hints, heartbeat, telemetry, settings)
+    subscription = await seed.subscription(state="disabled")
+    for _ in range(10):
+        await seed.delivery(subscription)
+    await reconciler.scan()
+    async with store.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM deliveries WHERE status = 'dead'") == 10
 
 
 async def test_a_gap_in_the_heartbeat_starts_the_count_anew(heartbeat: Heartbeat, seed: Seed, store: Store) -> None:

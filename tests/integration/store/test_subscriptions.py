@@ -57,7 +57,7 @@ async def test_every_change_of_a_configuration_is_stored_with_a_higher_version(s
         await subscriptions.delete(conn, row.id, no_secrets=b"")
         seen.append(await conn.fetchval("SELECT version FROM subscriptions WHERE id = $1", row.id))
         other = await rows.add_subscription(conn)
-        await subscriptions.disable(conn, other.id, reason="it answered 410")
+        await subscriptions.disable(conn, other.id, url=rows.HOOK_URL, reason="it answered 410")
         seen.append(await conn.fetchval("SELECT version FROM subscriptions WHERE id = $1", other.id))
     assert all(earlier < later for earlier, later in itertools.pairwise(seen))
 
@@ -75,7 +75,7 @@ async def test_a_change_waits_for_admissions_that_share_the_version(store: Store
                 case "save":
                     await _changed(conn, key, url="https://example.com/new")
                 case "disable":
-                    await subscriptions.disable(conn, key, reason="it answered 410")
+                    await subscriptions.disable(conn, key, url=rows.HOOK_URL, reason="it answered 410")
                 case "delete":
                     await subscriptions.delete(conn, key, no_secrets=b"")
 
@@ -104,7 +104,7 @@ async def test_disabling_makes_unfinished_deliveries_dead_with_one_dead_letter_e
         bystander = await rows.add_delivery(conn, other, "held")
     for _ in range(2):  # the second time finds nothing to do
         async with store.transaction() as conn:
-            await subscriptions.disable(conn, key, reason="it answered 410")
+            await subscriptions.disable(conn, key, url=rows.HOOK_URL, reason="it answered 410")
     async with store.connection() as conn:
         for one in keys:
             row = await rows.delivery(conn, one)
@@ -120,6 +120,18 @@ async def test_disabling_makes_unfinished_deliveries_dead_with_one_dead_letter_e
         assert (after.state, after.state_reason) == ("disabled", "it answered 410")
 
 
+async def test_what_an_endpoint_said_at_another_url_disables_nothing(store: Store) -> None:
+    """A 410 that comes late, after the URL was changed, says nothing about the new one."""
+    async with store.transaction() as conn:
+        key = (await rows.add_subscription(conn)).id
+        one = await rows.add_delivery(conn, key, "held")
+        version = await _version(conn)
+        assert not await subscriptions.disable(conn, key, url="https://example.com/old", reason="it answered 410")
+        assert (await rows.delivery(conn, one))["status"] == "held"
+        assert await _version(conn) == version
+        assert await subscriptions.disable(conn, key, url=rows.HOOK_URL, reason="it answered 410")
+
+
 @pytest.mark.parametrize("way", ["disable", "save", "delete"])
 async def test_ending_a_subscription_leaves_live_claims_alone(store: Store, way: str) -> None:
     claim = Claim(uuid7(), fence=3)
@@ -128,7 +140,7 @@ async def test_ending_a_subscription_leaves_live_claims_alone(store: Store, way:
         one = await rows.add_delivery(conn, key, "pending", claim=claim)
         before = await rows.delivery(conn, one)
         if way == "disable":
-            await subscriptions.disable(conn, key, reason="gone")
+            await subscriptions.disable(conn, key, url=rows.HOOK_URL, reason="gone")
         elif way == "save":
             await _changed(conn, key, state="disabled")
         else:
@@ -166,7 +178,7 @@ async def test_what_is_deleted_is_gone_for_everybody(store: Store) -> None:
         now = datetime.now(UTC)
         sent = await subscriptions.send_test(conn, key, now=now, external_id="x", traceparent=None)
         assert sent == Missing()
-        await subscriptions.disable(conn, key, reason="too late")
+        await subscriptions.disable(conn, key, url=rows.HOOK_URL, reason="too late")
         assert await conn.fetchval("SELECT state FROM subscriptions WHERE id = $1", key) == "enabled"
 
 
