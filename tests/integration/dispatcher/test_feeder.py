@@ -79,6 +79,21 @@ async def test_no_more_is_taken_than_the_endpoint_may_have_in_hand(
     assert lanes.in_hand_of(subscription) <= 1000 // 16
 
 
+async def test_nothing_is_taken_when_the_bytes_in_hand_leave_no_room_for_an_event(
+    feeder: Feeder, fed: list[Claim], seed: Seed, lanes: Lanes, settings: Settings
+) -> None:
+    subscription = await seed.subscription(mode="held")
+    await seed.delivery(subscription)
+    lanes.free_bytes = settings.max_event_bytes - 1
+    await feeder._lease()
+    await feeder._feed(subscription)
+    assert not fed
+    lanes.free_bytes = settings.max_event_bytes
+    await feeder._feed(subscription)
+    await asyncio.sleep(0)
+    assert len(fed) == 1
+
+
 async def test_another_dispatchers_lease_is_respected(
     feeder: Feeder, fed: list[Claim], seed: Seed, heartbeat: Heartbeat
 ) -> None:

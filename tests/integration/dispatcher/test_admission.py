@@ -1,0 +1,177 @@
+"""Admission over a real store, with what can go wrong around its one transaction."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import asyncpg
+import pytest
+
+from dispatcher.admission import Admission
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.index import SubscriptionIndex
+from dispatcher.lanes import Claim, Lanes
+from infra.broker.base import Broker, Received, ToDead
+from infra.settings import Settings
+from infra.store.store import Store
+from infra.telemetry import Telemetry
+from schemas.errors import StoreUnavailable
+from schemas.messages import Message
+from tests.support.seed import Seed
+from tests.support.silent_broker import SilentBroker
+from tests.support.waiting import eventually
+
+
+class Handed:
+    """A consumer with one batch; `at_ack` looks at the world when it is acked."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self._batch = [
+            Received(
+                Message(body, type="order.created", message_id=f"id-{number}"), "order.created", 0, False, None, None
+            )
+            for number, body in enumerate(bodies)
+        ]
+        self.acked: list[bytes] = []
+        self.released: list[bytes] = []
+        self.in_hand_at_ack = 0
+        self.lanes: Lanes | None = None
+
+    async def receive(self, limit: int) -> Sequence[Received]:
+        if not self._batch:
+            await asyncio.Event().wait()
+        batch, self._batch = self._batch, []
+        return batch
+
+    async def ack(self, received: Sequence[Received]) -> None:
+        assert self.lanes is not None
+        self.in_hand_at_ack = len(self.lanes.in_hand)
+        self.acked += [one.message.body for one in received]
+
+    async def release(self, received: Sequence[Received]) -> None:
+        self.released += [one.message.body for one in received]
+
+
+@pytest.fixture
+def admission(
+    store: Store,
+    broker: SilentBroker,
+    index: SubscriptionIndex,
+    lanes: Lanes,
+    heartbeat: Heartbeat,
+    telemetry: Telemetry,
+    settings: Settings,
+) -> Admission:
+    async def deliver(_: Claim) -> None:
+        """Nothing is settled here: what is in hand stays there."""
+
+    lanes.start(deliver)
+    return Admission(store, cast(Broker, broker), index, lanes, heartbeat, telemetry, settings)
+
+
+@asynccontextmanager
+async def admitting(admission: Admission, handed: Handed, lanes: Lanes) -> AsyncIterator[None]:
+    handed.lanes = lanes
+    task = asyncio.create_task(admission.run(handed))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_claims_are_known_as_in_hand_before_the_messages_are_acked(
+    admission: Admission, lanes: Lanes, seed: Seed
+) -> None:
+    """An ack may take long: the reconciler must not take what is claimed for lost meanwhile."""
+    await seed.subscription()
+    handed = Handed(b"1", b"2")
+    async with admitting(admission, handed, lanes):
+
+        async def acked() -> bool:
+            return len(handed.acked) == 2
+
+        await eventually(acked)
+    assert handed.in_hand_at_ack == 2
+
+
+async def test_a_lost_commit_is_tried_again_and_admits_once(
+    admission: Admission, lanes: Lanes, seed: Seed, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await seed.subscription()
+    real, faults = store.transaction, ["before", "after"]
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[asyncpg.Connection]:
+        fault = faults.pop(0) if faults else None
+        if fault == "before":
+            raise StoreUnavailable("away")
+        async with real() as connection:
+            yield connection
+        if fault == "after":
+            raise StoreUnavailable("the answer was lost")
+
+    monkeypatch.setattr(store, "transaction", transaction)
+    handed = Handed(b"1")
+    async with admitting(admission, handed, lanes):
+
+        async def acked() -> bool:
+            return handed.acked == [b"1"]
+
+        await eventually(acked)
+    async with store.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM events") == 1
+        assert await connection.fetchval("SELECT count(*) FROM deliveries") == 1
+    assert lanes.free == 1000  # the claim, of which no answer came, is the reconciler's to hold
+
+
+@pytest.mark.parametrize(
+    ("fault", "buried", "released"),
+    [(asyncpg.DataError("this text is refused"), [b"2"], []), (ZeroDivisionError("a mistake of ours"), [], [b"2"])],
+)
+async def test_an_event_that_cannot_be_admitted_keeps_its_neighbours_from_nothing(
+    admission: Admission,
+    lanes: Lanes,
+    seed: Seed,
+    broker: SilentBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    buried: list[bytes],
+    released: list[bytes],
+) -> None:
+    await seed.subscription()
+    real = admission._store_events
+
+    async def store_events(connection: object, new: Sequence[object]) -> None:
+        if any(one.event.data == b"2" for one in new):  # type: ignore[attr-defined]
+            raise fault
+        await real(connection, new)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(admission, "_store_events", store_events)
+    monkeypatch.setattr("dispatcher.admission._LONGEST_PAUSE_S", 0.01)
+    handed = Handed(b"1", b"2", b"3")
+    async with admitting(admission, handed, lanes):
+
+        async def all_done() -> bool:
+            return len(handed.acked) + len(handed.released) == 3
+
+        await eventually(all_done)
+    assert handed.released == released
+    assert [sent.message.body for sent in broker.sent if isinstance(sent.to, ToDead)] == buried
+    assert len(lanes.in_hand) == 2
+
+
+async def test_a_burial_that_the_broker_refuses_keeps_no_good_event_waiting(
+    admission: Admission, lanes: Lanes, broker: SilentBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.refuses = True
+    monkeypatch.setattr("dispatcher.admission._LONGEST_PAUSE_S", 0.2)
+    handed = Handed(b"poison", b"1")
+    async with admitting(admission, handed, lanes):
+
+        async def given_back() -> bool:
+            return handed.released == [b"poison"]
+
+        await eventually(given_back)
+    assert handed.acked == [b"1"]
