@@ -33,7 +33,6 @@ class Claims:
             [cycle for _, cycle, _ in ordered],
             [attempt for _, _, attempt in ordered],
             ordered[0][0],
-            ordered[-1][0],
         )
 
     async def held(self, subscription: UUID, limit: int) -> list[Claim]:

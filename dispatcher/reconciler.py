@@ -138,7 +138,7 @@ class Reconciler:
                     dead = sorted(row["id"] for row in ended if row["status"] == Status.DEAD)
                     if dead:
                         letters = [uuid7() for _ in dead]
-                        await connection.execute(sql.INSERT_DEAD_LETTERS, letters, dead, dead[0], dead[-1])
+                        await connection.execute(sql.INSERT_DEAD_LETTERS, letters, dead, dead[0])
                 number = len(ended)
                 self._count("orphaned", number)
 

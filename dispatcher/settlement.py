@@ -247,11 +247,10 @@ async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> 
         [None if delay is None else max(delay, rung_ms(delay) / 1000) for delay in delays],
         [row.claimed for row in changed],
         ids[0],
-        ids[-1],
     )
     dead = [key for key in ids if rows[key].status is Status.DEAD]
     if dead:
-        await connection.execute(sql.INSERT_DEAD_LETTERS, [uuid7() for _ in dead], dead, dead[0], dead[-1])
+        await connection.execute(sql.INSERT_DEAD_LETTERS, [uuid7() for _ in dead], dead, dead[0])
 
 
 def _attempt_record(outcome: Outcome, attempted: Attempted, superseded: bool, incarnation: UUID) -> tuple[object, ...]:

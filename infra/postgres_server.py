@@ -40,6 +40,7 @@ _SOCKET_PATH_MAX_BYTES: Final = 103  # sun_path holds 108 bytes on Linux, 104 on
 SERVER_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "max_connections": "200",  # several processes, each with a pool for the store and one for the broker
+        "autovacuum_naptime": "10s",  # the broker's table turns over fast
         # A log that cannot grow for ever: a file for each day of the week, begun anew a week later.
         "logging_collector": "on",
         "log_directory": "log",

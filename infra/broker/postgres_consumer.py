@@ -103,6 +103,7 @@ class PostgresConsumer:
         self._ready: list[Received] = []  # claimed, not yet received: a `receive` was cancelled
         self._woken = asyncio.Event()
         self._draining = False  # a suspect is due, and waits until nothing else is in hand
+        self._closing = False
         self._keeping: asyncio.Task[None] | None = None
         self._claiming: asyncio.Task[float] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,6 +116,7 @@ class PostgresConsumer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._keeping is not None
+        self._closing = True
         session = self._session
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
@@ -126,7 +128,7 @@ class PostgresConsumer:
                     await session.run(rows.NOTIFY, [self._queue.value])
                     await session.close()
         except DRIVER_ERRORS as lost:
-            _log.info("queue.close_without_giving_back", queue=self._queue.value, error=str(lost))
+            self._say("queue.closed_without_giving_back", lost)
         finally:
             await end_task(self._keeping)
 
@@ -224,13 +226,16 @@ class PostgresConsumer:
 
     def _end(self, session: _Session, error: Exception) -> None:
         if not session.lost.is_set():
-            _log.warning("queue.connection_lost", queue=self._queue.value, error=f"{type(error).__name__}: {error}")
+            self._say("queue.connection_lost", error)
         session.end()
+
+    def _say(self, what: str, error: Exception) -> None:
+        _log.warning(what, queue=self._queue.value, error=f"{type(error).__name__}: {error}")
 
     async def _keep_connected(self) -> None:
         pause_s = _FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._closing:
             begun = loop.time()
             session = None
             try:
@@ -240,7 +245,8 @@ class PostgresConsumer:
                 self._woken.set()
                 await self._renew(session)
             except DRIVER_ERRORS as error:
-                _log.info("queue.connecting_again", queue=self._queue.value, error=f"{type(error).__name__}: {error}")
+                if not self._closing:
+                    self._say("queue.connecting_again", error)
             finally:
                 self._session = None
                 if session is not None:

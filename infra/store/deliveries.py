@@ -111,7 +111,7 @@ WITH found AS MATERIALIZED (
 )
 SELECT id, cycle, event_id, tenant FROM deliveries
 WHERE id IN (SELECT id FROM found)
-  AND id BETWEEN (SELECT id FROM found ORDER BY id LIMIT 1) AND (SELECT id FROM found ORDER BY id DESC LIMIT 1)
+  AND id >= (SELECT id FROM found ORDER BY id LIMIT 1)
   AND status IN ('held', 'retrying', 'pending')
 ORDER BY id
 FOR NO KEY UPDATE

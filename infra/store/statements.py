@@ -2,8 +2,12 @@
 
 Conventions: `$1` first is the dispatcher's incarnation where there is one. Batches come as arrays and are written by
 `INSERT … SELECT FROM unnest(…)`. Rows are locked in order of id, so that two batches never wait for each other in a
-circle. `BETWEEN least AND greatest of the batch` lets the planner skip the other days' partitions (measured 1.3 to 1.6
-times as fast over 40 of them).
+circle.
+
+A bound on the ids of a batch lets the planner skip the other days' partitions (measured 1.3 to 1.6 times as fast over
+40 of them). Where a batch is joined, that is its least id and not its greatest: two bounds are taken for half a percent
+of the table, whatever they are, and a prepared plan then reads all that lies between. Settling 400 rows, one of them
+old, took 0.7 s that way over 3.6 million rows, and 6 ms this way.
 
 Ages are by the database's clock. A dispatcher's own is by `clock_timestamp()`, which runs on within a statement; others
 are judged by `statement_timestamp()`, which is not past the statement's snapshot and, being stable, can use an index.
@@ -116,9 +120,8 @@ RELEASE_LEASES: Final = "UPDATE subscriptions SET feeder = NULL WHERE feeder = $
 
 # --- Claims ----------------------------------------------------------------------------------------------------
 
-# Lets the planner skip the partitions that none of the picked rows are in.
-_AMONG_PICKED: Final = """d.id = picked.id
-    AND d.id BETWEEN (SELECT id FROM picked ORDER BY id LIMIT 1) AND (SELECT id FROM picked ORDER BY id DESC LIMIT 1)"""
+# Lets the planner skip the partitions that are older than all of the picked rows.
+_AMONG_PICKED: Final = "d.id = picked.id AND d.id >= (SELECT id FROM picked ORDER BY id LIMIT 1)"
 
 _CLAIM: Final = f"""
 UPDATE deliveries AS d
@@ -127,14 +130,14 @@ FROM picked WHERE {_AMONG_PICKED}
 RETURNING d.id, d.event_id, d.subscription_id, d.cycle, d.attempts, d.fence
 """
 
-# A work item's claim. $3…$5 arrays: delivery, cycle, attempt number; $6, $7 least and greatest delivery.
+# A work item's claim. $3…$5 arrays: delivery, cycle, attempt number; $6 the least delivery.
 # A claim that is there, live or dead, is left alone: the reconciler judges the dead and holds their rows.
 CLAIM_DUE: Final = f"""
 WITH picked AS (
     SELECT d.id FROM deliveries AS d
     JOIN unnest($3::uuid[], $4::int[], $5::int[]) AS item (id, cycle, attempt)
       ON d.id = item.id AND d.cycle = item.cycle AND d.attempts = item.attempt - 1
-    WHERE d.id BETWEEN $6 AND $7 AND d.status = 'retrying' AND d.claimed_by IS NULL AND {_FRESH}
+    WHERE d.id >= $6 AND d.status = 'retrying' AND d.claimed_by IS NULL AND {_FRESH}
     ORDER BY d.id FOR NO KEY UPDATE OF d
 )
 {_CLAIM}"""
@@ -167,7 +170,7 @@ FROM deliveries WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3 ORDER BY id 
 """
 
 # $1…$7 arrays: delivery, status, reason, attempts, retry delay in seconds, its rung in seconds, whether the claim
-# stays; $8, $9 least and greatest delivery. A row that stays `retrying` without a new delay keeps its times.
+# stays; $8 the least delivery. A row that stays `retrying` without a new delay keeps its times.
 UPDATE_DELIVERIES: Final = """
 UPDATE deliveries AS d SET
     status = new.status, reason = new.reason, attempts = new.attempts,
@@ -180,7 +183,7 @@ UPDATE deliveries AS d SET
     updated_at = clock_timestamp()
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::float8[], $6::float8[], $7::bool[])
      AS new (id, status, reason, attempts, delay_s, rung_s, claimed)
-WHERE d.id = new.id AND d.id BETWEEN $8 AND $9
+WHERE d.id = new.id AND d.id >= $8
 """
 
 INSERT_ATTEMPTS: Final = """
@@ -192,13 +195,13 @@ SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::int[], $5::timestamp
 ON CONFLICT (id) DO NOTHING
 """
 
-# One for each (delivery, cycle), however often its death is settled. $1, $2 arrays: dead letter, delivery; $3 least
-# and $4 greatest delivery.
+# One for each (delivery, cycle), however often its death is settled. $1, $2 arrays: dead letter, delivery; $3 the
+# least delivery.
 INSERT_DEAD_LETTERS: Final = """
 INSERT INTO dead_letters (id, kind, reason, tenant, delivery_id, cycle, subscription_id, event_id)
 SELECT new.id, 'delivery', d.reason, d.tenant, d.id, d.cycle, d.subscription_id, d.event_id
 FROM unnest($1::uuid[], $2::uuid[]) AS new (id, delivery_id)
-JOIN deliveries AS d ON d.id = new.delivery_id AND d.id BETWEEN $3 AND $4
+JOIN deliveries AS d ON d.id = new.delivery_id AND d.id >= $3
 WHERE d.status = 'dead'
 ON CONFLICT (delivery_id, cycle) DO NOTHING
 """

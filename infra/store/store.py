@@ -216,6 +216,8 @@ def server_settings(timeout_s: float, application: str) -> dict[str, str]:
         "statement_timeout": str(timeout_ms * 2),
         # A process that is stopped amid a transaction would keep its row locks, and others waiting, for ever.
         "idle_in_transaction_session_timeout": str(timeout_ms * 3),
+        # A batch over many partitions is costed as if it were a long query; compiling it took 80 ms, running it 8.
+        "jit": "off",
         # A host that vanished is noticed after 30 s + 3 * 10 s, not after hours.
         "tcp_keepalives_idle": "30",
         "tcp_keepalives_interval": "10",
