@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from infra.broker.base import Queue
+from infra.broker.base import Outgoing, Queue, ToEvents
 from schemas.errors import BrokerUnavailable
+from schemas.messages import Message
 from tests.contract.harness import Harness
 from tests.contract.steps import bodies, event, events, publish, receive, receive_until, takes_at_most, what_is_left
 from tests.support.proxy import Direction, Proxy
@@ -92,6 +93,8 @@ async def test_closing_returns_soon_when_the_broker_does_not_answer(harness: Har
         consumer = await consuming.__aenter__()
         await receive(consumer)
         proxy.stall()
+        many = [Outgoing(ToEvents("many"), Message(b"x" * 16_000))] * 1000  # more than the buffers on the way hold
+        assert None not in await broker.publish_many(many, timeout_s=0.5)
         with takes_at_most(A_FEW_S):
             await consuming.__aexit__(None, None, None)
             await broker.__aexit__(None, None, None)

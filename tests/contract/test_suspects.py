@@ -88,6 +88,7 @@ async def test_several_suspects_are_handed_out_one_by_one(broker: Broker) -> Non
             batch = await receive(consumer)
             if any(one.delivery_count >= SUSPECT_DELIVERY_COUNT for one in batch):
                 assert len(batch) == 1
+                assert batch[0].delivery_count == SUSPECT_DELIVERY_COUNT  # waiting for its turn made it no older
                 suspects += 1
             await consumer.ack(batch)
     assert await what_is_left(broker) in ([], ["innocent"])
