@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from infra.crypto import new_key
 from tests.support.receivers import Receiver
 from tests.support.system import Api, DispatcherProcess, System
@@ -10,7 +12,9 @@ from tests.support.waiting import eventually
 CANARY = "canary-4be9c1d7"
 
 
-async def test_a_secret_stands_nowhere_in_clear(system: System, api: Api, receiver: Receiver, tmp_path: Path) -> None:
+async def test_a_secret_stands_nowhere_in_clear(
+    system: System, api: Api, receiver: Receiver, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     subscription = await api.subscribe(receiver.url("/hook"), headers={"authorization": f"Bearer {CANARY}"})
     marked = (CANARY, subscription["secret"].removeprefix("whsec_"))
     log = tmp_path / "dispatcher.log"
@@ -25,7 +29,11 @@ async def test_a_secret_stands_nowhere_in_clear(system: System, api: Api, receiv
     shown = str([tuple(row) for row in rows])
     shown += str(await api.all("/v1/subscriptions"))
     shown += str(await api.call("GET", f"/v1/subscriptions/{subscription['id']}"))
-    shown += str(await api.all("/v1/deliveries"))
+    for delivery in await api.all("/v1/deliveries"):
+        shown += str(await api.call("GET", f"/v1/deliveries/{delivery['id']}"))
+    shown += str(await api.call("PATCH", f"/v1/subscriptions/{subscription['id']}", {"secret": CANARY}, expect=400))
+    captured = capfd.readouterr()  # the API's log
+    shown += captured.out + captured.err
     shown += log.read_text()
     for text in marked:
         assert text not in shown
