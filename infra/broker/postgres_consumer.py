@@ -79,7 +79,7 @@ class _Session:
 
     async def _settle(self, statement: str, handed: Sequence[Handed], *more: object) -> None:
         if handed:
-            columns = zip(*((one.id, one.delivery_count, one.due_at) for one in handed), strict=True)
+            columns = zip(*((one.id, one.due_at) for one in handed), strict=True)
             await self._conn.execute(statement, handed[0].consumer, *(list(column) for column in columns), *more)
 
     async def close(self) -> None:
@@ -161,6 +161,7 @@ class PostgresConsumer:
     def _let_go(self, session: _Session, received: Sequence[Received]) -> list[Handed]:
         """Those that are still in hand over this connection, no longer so."""
         tokens = [one.token for one in received if isinstance(one.token, Handed)]
+        # The same message may have been handed out anew, to this consumer: that one is not meant.
         mine = [token for token in tokens if session.held.get(token.id) is token]
         for token in mine:
             del session.held[token.id]

@@ -86,16 +86,16 @@ CLAIM: Final = f"""
      ORDER BY taken.due_at, taken.id
 """  # noqa: S608 - constants of our own
 
-# The handing out is part of the condition: since then somebody else may have had the message, or the same consumer.
+# Since then the lease may have run out, and somebody else may have had the message.
 _STILL_MINE: Final = """
-      FROM unnest($2::bigint[], $3::int[], $4::timestamptz[]) AS mine (id, delivery_count, due_at)
-     WHERE message.id = mine.id AND message.consumer = $1 AND message.delivery_count = mine.delivery_count
+      FROM unnest($2::bigint[], $3::timestamptz[]) AS mine (id, due_at)
+     WHERE message.id = mine.id AND message.consumer = $1
 """
 ACK: Final = f"DELETE FROM queue_messages AS message {_STILL_MINE.replace('FROM', 'USING', 1)}"  # noqa: S608
 # Back to the place that it had in the queue.
 RELEASE: Final = f"UPDATE queue_messages AS message SET visible_at = mine.due_at {_STILL_MINE}"  # noqa: S608
 RENEW: Final = f"""
-    UPDATE queue_messages AS message SET visible_at = statement_timestamp() + make_interval(secs => $5) {_STILL_MINE}
+    UPDATE queue_messages AS message SET visible_at = statement_timestamp() + make_interval(secs => $4) {_STILL_MINE}
 """  # noqa: S608
 
 # The broker's connections see one table, by its indexes, a batch at a time. After a quiet time the statistics say that

@@ -1,6 +1,7 @@
 """The embedded server: shared, recovered, and its owner's alone."""
 
 import asyncio
+import fcntl
 import os
 import pwd
 import shutil
@@ -161,10 +162,19 @@ async def test_a_stale_file_with_the_number_of_another_process_is_no_server(home
         stale = (home / "postgres" / "postmaster.pid").read_text()
         await asyncio.to_thread(PostgresServer(home / "postgres").kill)
     pid_file = home / "postgres" / "postmaster.pid"
-    pid_file.write_text(stale.replace(stale.split("\n", 1)[0], str(os.getppid()), 1))
-    shutil.chown(pid_file, (home / "postgres").stat().st_uid, (home / "postgres").stat().st_gid)
-    async with open_embedded_postgres(home) as dsn:
-        assert await ask(dsn, "SELECT value FROM kept") == 42
+    owner = (home / "postgres").stat()
+    other = await asyncio.create_subprocess_exec(
+        *("sleep", "60"),
+        user=owner.st_uid if os.geteuid() == 0 else None,  # PostgreSQL knows that root's are not its own
+    )
+    try:
+        pid_file.write_text(stale.replace(stale.split("\n", 1)[0], str(other.pid), 1))
+        os.chown(pid_file, owner.st_uid, owner.st_gid)
+        async with open_embedded_postgres(home) as dsn:
+            assert await ask(dsn, "SELECT value FROM kept") == 42
+    finally:
+        other.kill()
+        await other.wait()
 
 
 async def test_a_first_start_that_was_cut_off_is_not_in_the_way(home: Path) -> None:
@@ -186,7 +196,9 @@ async def test_a_cancelled_start_leaves_no_server_behind(home: Path) -> None:
         starting.cancel()
         with suppress(asyncio.CancelledError):
             await starting
-        assert server_pid(home) is None
+        with (home / "postgres.turn").open() as turn:
+            await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)  # nobody is still starting it
+            assert server_pid(home) is None
 
 
 async def test_the_loop_goes_on_while_the_server_starts(home: Path) -> None:

@@ -198,6 +198,25 @@ async def test_partitions_come_and_go_under_traffic(store: Store) -> None:
                 await asyncio.sleep(0.005)
 
 
+async def test_dropping_does_not_stop_traffic_while_it_waits_for_a_long_reader(store: Store) -> None:
+    """Everybody queues up behind whoever waits for a table of its own."""
+    await keep(store, TODAY)
+    longest_s = 0.0
+    async with asyncio.timeout(DEADLINE_S):
+        async with store.transaction() as reader:
+            await reader.fetch("SELECT 1 FROM deliveries")
+            dropping = asyncio.create_task(keep(store, TODAY + timedelta(days=5), retention_days=5))
+            loop = asyncio.get_running_loop()
+            end = loop.time() + 3
+            while (started := loop.time()) < end:
+                async with store.transaction() as conn:
+                    await add_delivery(conn, TODAY, str(started), "held")
+                longest_s = max(longest_s, loop.time() - started)
+            assert not dropping.done()
+        assert partition_name("deliveries", TODAY - timedelta(days=1)) in (await dropping).dropped
+    assert longest_s < 1
+
+
 async def test_attaching_does_not_wait_for_readers_or_writers(store: Store) -> None:
     async with store.transaction() as conn:
         await keep(store, TODAY)
