@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hookhare import process
-from infra.settings import Settings, read_settings
+from infra.settings import Settings, read_settings, unknown_variables
 from schemas.errors import ConfigurationError
 
 _WIDE_COLUMNS = 200  # without a terminal a table is not cut to 80 columns: somebody pipes it into grep
@@ -72,7 +72,7 @@ def demo(
     with _embedded_extra():
         from hookhare.demo.run import run_demo
 
-    _exit(process.run(lambda: run_demo(broker_url=broker, force=force)))
+    _exit(process.run(lambda: run_demo(broker_url=broker, force=force), broker_option=broker and "--broker"))
 
 
 @app.command()
@@ -83,11 +83,9 @@ def api() -> None:
     broker. SIGTERM and Ctrl-C stop it after the requests under way.
     """
     from consumer_api.bootstrap import open_api
-    from infra.telemetry import configure_logging
 
     async def main() -> None:
-        settings = read_settings()
-        configure_logging(settings)
+        settings = _server_settings()
         await process.serve(open_api(settings))  # its log says where it listens
 
     _exit(process.run(main))
@@ -102,11 +100,9 @@ def dispatcher() -> None:
     is left to the other dispatchers.
     """
     from dispatcher.bootstrap import open_dispatcher
-    from infra.telemetry import configure_logging
 
     async def main() -> None:
-        settings = read_settings()
-        configure_logging(settings)
+        settings = _server_settings()
         await process.serve(open_dispatcher(settings), failed=lambda running: running.failed)
 
     _exit(process.run(main))
@@ -114,7 +110,10 @@ def dispatcher() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema up to this version. Safe to run from many places at once, and again."""
+    """Bring the database's schema up to this version. Safe to run from many places at once, and again.
+
+    Needs HOOKHARE_DATABASE_URL.
+    """
     from infra.store.migrate import SCHEMA_HEAD
     from infra.store.migrate import migrate as migrate_database
 
@@ -174,9 +173,10 @@ def topology_command(
 
     async def main() -> None:
         settings = read_settings()
+        if declare:  # first: a failure is not to be looked for below a long table
+            await declare_topology(settings)
         show_topology(settings, Console(width=None if sys.stdout.isatty() else _WIDE_COLUMNS))
         if declare:
-            await declare_topology(settings)
             _say("declared")
 
     _exit(process.run(main))
@@ -201,13 +201,26 @@ def settings_command(
             style = "" if now == setting.default else "bold"
             table.add_row(setting.variable, now, setting.default, setting.description, style=style)
         Console(width=None if sys.stdout.isatty() else _WIDE_COLUMNS).print(table)
+        for variable in unknown_variables():
+            _say(f"hookhare: {variable} is set, but is no setting: it is ignored")
 
     _exit(process.run(main))
 
 
+def _server_settings() -> Settings:
+    """The settings of a server, with its logs set up, where variables that are no setting are the first line."""
+    from hookhare.settings_list import log_unknown
+    from infra.telemetry import configure_logging
+
+    settings = read_settings()
+    configure_logging(settings)
+    log_unknown()
+    return settings
+
+
 def _database_url(settings: Settings) -> str:
     if settings.database_url is None:
-        raise ConfigurationError("HOOKHARE_DATABASE_URL is not set: the postgresql:// URL of the database")
+        raise ConfigurationError("HOOKHARE_DATABASE_URL: is not set; it is the postgresql:// URL of the database")
     return settings.database_url.get_secret_value()
 
 

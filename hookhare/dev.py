@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from consumer_api.bootstrap import open_api
 from dispatcher.bootstrap import open_dispatcher
 from hookhare.inbox import open_inbox
+from hookhare.settings_list import log_unknown
 from infra.crypto import new_key
 from infra.embedded import make_home, open_embedded_postgres, read_or_make_key
 from infra.settings import Settings
@@ -64,6 +65,7 @@ def dev_settings(settings: Settings) -> Settings:
 async def open_dev(settings: Settings) -> AsyncIterator[DevServer]:
     """Bring everything up, and down again in the opposite order. `settings` are those of `dev_settings`."""
     configure_logging(settings)
+    log_unknown()
     home = _home(settings)
     make_home(home)
     async with AsyncExitStack() as stack:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 _SHOWN_BYTES = 400
+_FOR_BROWSERS = "The inbox of `hookhare dev`: webhooks that are POSTed here are printed in its terminal.\n"
 
 
 @asynccontextmanager
@@ -25,8 +26,12 @@ async def open_inbox(port: int, show: Callable[[str], None]) -> AsyncIterator[st
         show(f"inbox: {request.headers.get('webhook-id', 'no webhook-id')} {text}{more}")
         return web.Response(status=204)
 
+    async def tell(_: web.Request) -> web.Response:
+        return web.Response(text=_FOR_BROWSERS)
+
     application = web.Application(client_max_size=1 << 21)
     application.router.add_post("/{anything:.*}", take)
+    application.router.add_get("/{anything:.*}", tell)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

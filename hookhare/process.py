@@ -13,18 +13,23 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
-from schemas.errors import BrokerUnavailable, HookhareError, StoreUnavailable
+from schemas.errors import BrokerUnavailable, ConfigurationError, HookhareError, StoreUnavailable
 
 T = TypeVar("T")
 
+_BROKER_SETTING = "HOOKHARE_BROKER_URL"
+
 _ADVICE: Mapping[type[HookhareError], str] = {
     StoreUnavailable: "; is HOOKHARE_DATABASE_URL right, and the database up?",
-    BrokerUnavailable: "; is HOOKHARE_BROKER_URL right, and the broker up?",
+    BrokerUnavailable: f"; is {_BROKER_SETTING} right, and the broker up?",
 }
 
 
-def run(main: Callable[[], Coroutine[Any, Any, int | None]]) -> int:
-    """Run a command to its end and return its exit code. Errors raised on purpose become lines on stderr."""
+def run(main: Callable[[], Coroutine[Any, Any, int | None]], *, broker_option: str | None = None) -> int:
+    """Run a command to its end and return its exit code. Errors raised on purpose become lines on stderr.
+
+    `broker_option` is the option that named the broker, if one did: errors then speak of it.
+    """
     if not logging.getLogger().handlers:
         # Until a server configures its logs: else Python prints libraries' warnings between our lines.
         logging.getLogger().addHandler(logging.NullHandler())
@@ -39,7 +44,7 @@ def run(main: Callable[[], Coroutine[Any, Any, int | None]]) -> int:
         if lines is None:
             raise
         for line in lines:
-            print(f"hookhare: {line}", file=sys.stderr)
+            print(f"hookhare: {line.replace(_BROKER_SETTING, broker_option or _BROKER_SETTING)}", file=sys.stderr)
         return 1
 
 
@@ -117,6 +122,8 @@ def explain(error: BaseException) -> list[str] | None:
         return ["stopped"]
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return [f"{error.strerror or error}: set HOOKHARE_API_PORT or HOOKHARE_DISPATCHER_PORT to a free port, or 0"]
+    if isinstance(error, ConfigurationError):
+        return [str(error)]  # names the setting, which says more than the error's name
     if isinstance(error, HookhareError):
         return [f"{type(error).__name__}: {error}{_ADVICE.get(type(error), '')}"]
     return None

@@ -1,12 +1,16 @@
-"""The list of settings, for `hookhare settings` and `.env.example`. It is made from `infra/settings.py` alone."""
+"""The list of settings, for `hookhare settings` and `.env.example`, and what is set but is none of them.
+
+It is made from `infra/settings.py` alone.
+"""
 
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import structlog
 from pydantic import SecretStr
 
-from infra.settings import Settings
+from infra.settings import Settings, unknown_variables
 
 _COMPOSE_ONLY = """\
 # Settings of Hookhare. Copy this to .env, which docker compose reads, and change what you need; the processes
@@ -42,6 +46,12 @@ def in_force(settings: Settings, name: str) -> str:
     """What a setting is now, as it would be written into the environment; a secret only as whether it is set."""
     value = getattr(settings, name)
     return "(set, not shown)" if isinstance(value, SecretStr) else _text(value)
+
+
+def log_unknown() -> None:
+    """One warning for all HOOKHARE_* variables that are no setting. They may be another release's: no error."""
+    if unknown := unknown_variables():
+        structlog.get_logger(__name__).warning("settings.unknown", ignored=list(unknown))
 
 
 def env_example() -> str:

@@ -4,10 +4,12 @@ Units stand in the names. `hookhare settings` prints this list with what is in f
 environment.
 """
 
-from ipaddress import IPv4Network, IPv6Network
+import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
@@ -15,11 +17,14 @@ from schemas.errors import ConfigurationError
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 
+_PREFIX = "HOOKHARE_"
+_OF_TESTS = "HOOKHARE_TEST_"  # what the tests of Hookhare itself are told
+
 
 class Settings(BaseSettings):
     """The settings of every process; each field's description says what it does and what it is measured in."""
 
-    model_config = SettingsConfigDict(env_prefix="HOOKHARE_", frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     # Where things are
     broker_url: SecretStr | None = Field(
@@ -99,10 +104,20 @@ class Settings(BaseSettings):
         None, description="OTLP/HTTP base URL that spans are sent to; without it none are made"
     )
 
-    @field_validator("event_bindings", "egress_allow", mode="before")
+    @field_validator("event_bindings", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return _parts(value) if isinstance(value, str) else value
+
+    @field_validator("egress_allow", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(ip_network(part) for part in _parts(value))
+        except ValueError:  # pydantic's own text speaks of the kinds of networks in turn
+            raise PydanticCustomError("networks", "must be networks in CIDR form, as 10.0.0.0/8") from None
 
 
 def read_settings(**overrides: object) -> Settings:
@@ -110,8 +125,24 @@ def read_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        faults = "; ".join(
-            f"HOOKHARE_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
-            for fault in error.errors()
+        faults: dict[str, str] = {}
+        for fault in error.errors():
+            faults.setdefault(f"{_PREFIX}{fault['loc'][0]}".upper(), fault["msg"])
+        text = "; ".join(f"{variable}: {message}" for variable, message in faults.items())
+        raise ConfigurationError(text) from None  # a cause would show the rejected value, which may be a secret
+
+
+def unknown_variables() -> tuple[str, ...]:
+    """The HOOKHARE_* variables of the environment that are no setting: misspelt, or of another release. Sorted."""
+    known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}
+    return tuple(
+        sorted(
+            name
+            for name in os.environ
+            if name.upper().startswith(_PREFIX) and not name.upper().startswith(_OF_TESTS) and name.upper() not in known
         )
-        raise ConfigurationError(faults) from None  # a cause would show the rejected value, which may be a secret
+    )
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -150,7 +150,7 @@ class Store:
 def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
     """The store that the settings name, connected. Raises ConfigurationError or StoreUnavailable."""
     if settings.database_url is None:
-        raise ConfigurationError("HOOKHARE_DATABASE_URL: must be a postgresql:// URL")
+        raise ConfigurationError("HOOKHARE_DATABASE_URL: is not set; it is the postgresql:// URL of the database")
     return _open(settings.database_url.get_secret_value(), settings.database_pool, settings.database_timeout_s)
 
 

@@ -26,6 +26,7 @@ COMMANDS = [
 ]
 SECRET = "hunter2"
 NOWHERE = f"postgresql://me:{SECRET}@127.0.0.1:1/x"
+NO_DATABASE = "hookhare: HOOKHARE_DATABASE_URL: is not set; it is the postgresql:// URL of the database\n"
 runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})
 
 
@@ -66,25 +67,25 @@ def test_the_overview_names_every_command() -> None:
 @pytest.mark.parametrize(
     ("command", "settings", "message"),
     [
-        (["api"], {}, "ConfigurationError: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
-        (["dispatcher"], {}, "ConfigurationError: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
-        (["migrate"], {}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
-        (["keys", "create"], {}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
-        (["topology", "--declare"], {}, "ConfigurationError: HOOKHARE_BROKER_URL"),
-        (["migrate"], {"DATABASE_URL": SECRET}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
+        (["api"], {}, "hookhare: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
+        (["dispatcher"], {}, "hookhare: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
+        (["migrate"], {}, NO_DATABASE),
+        (["keys", "create"], {}, NO_DATABASE),
+        (["topology", "--declare"], {}, "hookhare: HOOKHARE_BROKER_URL"),
+        (["migrate"], {"DATABASE_URL": SECRET}, "hookhare: HOOKHARE_DATABASE_URL"),
         (
             ["migrate"],
             {"DATABASE_URL": f"postgresql://me:{SECRET}@[::1/x"},
-            "ConfigurationError: HOOKHARE_DATABASE_URL",
+            "hookhare: HOOKHARE_DATABASE_URL",
         ),
-        (["dev"], {"DATABASE_URL": SECRET}, "ConfigurationError: HOOKHARE_DATABASE_URL"),
+        (["dev"], {"DATABASE_URL": SECRET}, "hookhare: HOOKHARE_DATABASE_URL"),
         (["migrate"], {"DATABASE_URL": NOWHERE}, "StoreUnavailable: "),
         (["keys", "create"], {"DATABASE_URL": NOWHERE}, "is HOOKHARE_DATABASE_URL right, and the database up?"),
         (["topology", "--declare"], {"BROKER_URL": f"amqp://me:{SECRET}@127.0.0.1:1/"}, "BrokerUnavailable: "),
-        (["demo", "--broker", f"amqp://me:{SECRET}@127.0.0.1:1/"], {}, "BrokerUnavailable: "),
-        (["demo", "--broker", SECRET], {}, "ConfigurationError: "),
-        (["api"], {"API_PORT": "99999"}, "ConfigurationError: HOOKHARE_API_PORT"),
-        (["settings"], {"RETENTION_DAYS": "many"}, "ConfigurationError: HOOKHARE_RETENTION_DAYS"),
+        (["demo", "--broker", f"amqp://me:{SECRET}@127.0.0.1:1/"], {}, "; is --broker right, and the broker up?"),
+        (["demo", "--broker", SECRET], {}, "hookhare: --broker must be"),
+        (["api"], {"API_PORT": "99999"}, "hookhare: HOOKHARE_API_PORT"),
+        (["settings"], {"RETENTION_DAYS": "many"}, "hookhare: HOOKHARE_RETENTION_DAYS"),
     ],
 )
 def test_what_is_set_wrongly_is_said_in_a_line(
@@ -97,6 +98,36 @@ def test_what_is_set_wrongly_is_said_in_a_line(
     assert message in said.stderr
     assert said.stderr.startswith("hookhare: ")
     assert said.stderr.count("\n") == 1
+    assert SECRET not in said.output
+    assert said.stdout == ""  # no list or table to look through for the error
+
+
+@pytest.mark.parametrize(
+    "command", [["api"], ["dispatcher"], ["migrate"], ["keys", "create"], ["topology"]], ids=" ".join
+)
+def test_help_names_the_variable_that_a_command_needs(command: list[str]) -> None:
+    needed = "HOOKHARE_BROKER_URL" if command == ["topology"] else "HOOKHARE_DATABASE_URL"
+    assert needed in runner.invoke(app, [*command, "--help"]).output
+
+
+@pytest.mark.parametrize("command", ["api", "dispatcher", "dev"])
+def test_a_server_logs_what_is_set_but_is_no_setting(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOKHARE_API_PRT", SECRET)
+    monkeypatch.setenv("HOOKHARE_LOG_FORMAT", "json")
+    monkeypatch.setenv("HOOKHARE_DATABASE_URL", "nonsense")  # so that it ends
+    said = runner.invoke(app, [command])
+    assert said.exit_code == 1
+    (line,) = [line for line in said.output.splitlines() if "settings.unknown" in line]
+    assert '"level":"warning"' in line
+    assert '"ignored":["HOOKHARE_API_PRT"]' in line
+    assert SECRET not in said.output
+
+
+def test_the_list_of_settings_names_what_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOKHARE_API_PRT", SECRET)
+    said = runner.invoke(app, ["settings"])
+    assert said.exit_code == 0
+    assert said.stderr == "hookhare: HOOKHARE_API_PRT is set, but is no setting: it is ignored\n"
     assert SECRET not in said.output
 
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from hookhare import process
-from schemas.errors import ConfigurationError, StoreUnavailable
+from schemas.errors import BrokerUnavailable, ConfigurationError, StoreUnavailable
 
 
 class Server:
@@ -85,7 +85,7 @@ def test_a_signal_during_the_start_closes_what_was_opened(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ConfigurationError("HOOKHARE_X: is not set"), "hookhare: ConfigurationError: HOOKHARE_X: is not set\n"),
+        (ConfigurationError("HOOKHARE_X: is not set"), "hookhare: HOOKHARE_X: is not set\n"),
         (
             ExceptionGroup(
                 "of a task group", [StoreUnavailable("gone"), ExceptionGroup("", [StoreUnavailable("gone")])]
@@ -106,6 +106,24 @@ def test_errors_on_purpose_are_lines(error: Exception, line: str, capsys: pytest
         raise error
 
     assert process.run(main) == 1
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (BrokerUnavailable("gone"), "hookhare: BrokerUnavailable: gone; is --broker right, and the broker up?\n"),
+        (ConfigurationError("HOOKHARE_BROKER_URL: refused"), "hookhare: --broker: refused\n"),
+        (ConfigurationError("HOOKHARE_HOME: is a file"), "hookhare: HOOKHARE_HOME: is a file\n"),
+    ],
+)
+def test_a_broker_named_by_an_option_is_blamed_on_it(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        raise error
+
+    assert process.run(main, broker_option="--broker") == 1
     assert capsys.readouterr().err == line
 
 
