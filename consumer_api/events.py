@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
-from consumer_api.context import BROKER, SETTINGS, STORE
+from consumer_api.context import BROKER, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
 from consumer_api.outcomes import done
 from consumer_api.presentation import event_view
@@ -24,6 +24,8 @@ from schemas.events import Event, event_message
 from schemas.ids import EVENT, event_key, public_id
 from schemas.raw_json import json_fault
 
+_NO_EVENT: Final = "event (it may not have been admitted yet, or was dropped as a duplicate of an earlier one)"
+
 
 def routes() -> list[web.RouteDef]:
     return [
@@ -36,8 +38,8 @@ def routes() -> list[web.RouteDef]:
 async def publish(request: web.Request) -> web.Response:
     """202 once the broker has confirmed that it stored the event.
 
-    An event with a known (tenant, source, id) is not published again: 202 with the id that it has when it says the
-    same, 409 when it says something else.
+    An event with a known (tenant, source, id) is not published again: 202 with the id and the time that it has when it
+    says the same, 409 when it says something else.
     """
     body = await read_body(request)
     if fault := json_fault(body):
@@ -47,7 +49,7 @@ async def publish(request: web.Request) -> web.Response:
     if len(event.data) > settings.max_event_bytes:
         raise too_large("data", settings.max_event_bytes)
     if event.external_id != fresh_id and (known := await _known(request, event)) is not None:
-        return _accepted(event, known, duplicate=True)
+        return known
     with publish_span(request) as traceparent:
         message = event_message(replace(event, accepted_ms=accepted_ms, traceparent=traceparent))
         try:
@@ -70,25 +72,30 @@ async def list_events(request: web.Request) -> web.Response:
 async def get(request: web.Request) -> web.Response:
     event_id = path_id(request, EVENT, "event_id")
     async with request.app[STORE].connection() as conn:
-        row = done(await history.get_event(conn, event_id), "event (it may not have been admitted yet)")
+        row = done(await history.get_event(conn, event_id), _NO_EVENT)
     return json_answer(event_view(row))
 
 
-async def _known(request: web.Request, event: Event) -> UUID | None:
-    """The key of this event if it was admitted before. Raises 409 when that one says something else.
+async def _known(request: web.Request, event: Event) -> web.Response | None:
+    """The answer to an event that was admitted before. Raises 409 when that one says something else.
 
-    One that was published and is not admitted yet is not seen; then admission drops the second of them.
+    One that was published and is not admitted yet is not seen; then admission drops the second of them, and counts it.
     """
+    metrics = request.app[TELEMETRY].metrics
     async with request.app[STORE].connection() as conn:
         known = await history.known_event(
             conn, event.tenant, event.source, event.external_id, window_s=request.app[SETTINGS].dedupe_window_s
         )
-    if known is None:
-        return None
+        if known is None:
+            return None
+        stored_time = await history.event_time(conn, known.event_id)
     if known.digest != event.digest:
+        metrics.events_conflict.add(1)
         message = f"was already used for {public_id(EVENT, known.event_id)}, which says something else"
         raise conflict(f"id: {message}", [Problem("id", message)])
-    return known.event_id
+    metrics.events_duplicate.add(1)
+    # Past its retention an event is gone, and its time with it; then the caller's own is all there is.
+    return _accepted(replace(event, time=stored_time or event.time), known.event_id, duplicate=True)
 
 
 def _accepted(event: Event, key: UUID, *, duplicate: bool) -> web.Response:

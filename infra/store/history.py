@@ -157,6 +157,12 @@ async def known_event(
     return None if record is None else KnownEvent(**record)
 
 
+async def event_time(conn: asyncpg.Connection, event_id: UUID) -> datetime | None:
+    """The time that an event says it happened at; None when it is not there, or no more."""
+    found: datetime | None = await conn.fetchval("SELECT time FROM events WHERE id = $1", event_id)
+    return found
+
+
 async def get_event(conn: asyncpg.Connection, event_id: UUID) -> EventRow | Missing:
     records = await fetch(conn, select(*columns(tables.events, EventRow)).where(tables.events.c.id == event_id))
     return EventRow(**records[0]) if records else Missing()

@@ -161,6 +161,16 @@ async def test_data_up_to_the_limit_is_taken_and_one_byte_more_is_413(store: Sto
     assert len(_read((await _queued(settings))[0]).data) == 1000
 
 
+async def _counted(api: ApiClient) -> tuple[float, float]:
+    """How many duplicates and conflicts the API has counted."""
+    lines = (await api.call("GET", "/metrics")).raw.decode().splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("hookhare_"))
+    return (
+        float(values.get("hookhare_events_duplicate_total", 0)),
+        float(values.get("hookhare_events_conflict_total", 0)),
+    )
+
+
 async def _admit(store: Store, received: Received) -> str:
     """What a dispatcher does with an event."""
     event = _read(received)
@@ -175,17 +185,19 @@ async def _admit(store: Store, received: Received) -> str:
             data=event.data,
             digest=event.digest,
         )
+        await conn.execute("UPDATE events SET time = $2 WHERE id = $1", key, event.time)
     return public_id(EVENT, key)
 
 
-async def test_an_event_with_a_known_id_that_says_the_same_is_answered_with_the_first_ones_id(
+async def test_an_event_with_a_known_id_that_says_the_same_is_answered_with_the_first_one(
     api: ApiClient, store: Store, settings: Settings
 ) -> None:
     body = {"type": "a", "data": {"n": 1}, "id": "4711", "source": "shop"}
     first = await api.post(EVENTS, body)
     assert await _admit(store, (await _queued(settings))[0]) == first["id"]
-    again = await api.post(EVENTS, body)
-    assert again == first | {"duplicate": True, "time": again["time"]}
+    for time in ({}, {"time": "2026-01-31T12:00:00Z"}):
+        assert await api.post(EVENTS, body | time) == first | {"duplicate": True}
+    assert await _counted(api) == (2, 0)
     async with store.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM queue_messages") == 0
 
@@ -200,8 +212,20 @@ async def test_an_event_with_a_known_id_that_says_something_else_is_a_conflict_t
         answer = await api.call("POST", EVENTS, body | change)
         assert (answer.status, answer.code, list(answer.fields)) == (409, "conflict", ["id"])
         assert first["id"] in answer.fields["id"]
+    assert await _counted(api) == (0, 3)
     for change in ({"id": "4712"}, {"source": "other"}, {"tenant": "acme"}):
         assert (await api.post(EVENTS, body | change))["duplicate"] is False
+
+
+async def test_a_duplicate_of_an_event_past_its_retention_is_answered_all_the_same(
+    api: ApiClient, store: Store, settings: Settings
+) -> None:
+    body = {"type": "a", "data": {"n": 1}, "id": "4711", "time": "2026-01-31T12:00:00Z"}
+    first = await api.post(EVENTS, body)
+    await _admit(store, (await _queued(settings))[0])
+    async with store.transaction() as conn:
+        await conn.execute("DELETE FROM events")
+    assert await api.post(EVENTS, body) == first | {"duplicate": True}
 
 
 async def test_past_the_dedupe_window_an_id_is_new_again(api: ApiClient, store: Store, settings: Settings) -> None:
@@ -265,6 +289,7 @@ async def test_a_bad_filter_is_refused_with_the_field_named(api: ApiClient) -> N
 async def test_an_event_that_is_not_there_is_404_and_what_is_no_id_names_the_field(api: ApiClient) -> None:
     missing = await api.call("GET", f"{EVENTS}/{public_id(EVENT, event_key(1, 't', 's', 'i'))}")
     assert (missing.status, missing.code) == (404, "not_found")
+    assert "may not have been admitted yet, or was dropped as a duplicate" in missing.body["error"]["message"]
     answer = await api.call("GET", f"{EVENTS}/sub_01h455vb4pex5vsknk084sn02q")
     assert (answer.status, list(answer.fields)) == (400, ["event_id"])
 
