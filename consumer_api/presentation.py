@@ -138,13 +138,18 @@ def replay_view(row: ReplayRow) -> dict[str, Any]:
     return {
         "id": public_id(REPLAY, row.id),
         "state": row.state,
-        "filter": row.filter,
+        "filter": row.filter | _moments(row.filter, "created_after", "created_before"),
         "matched": row.matched,
         "replayed": row.replayed,
         "skipped": row.skipped,
         "created_at": row.created_at,
         "ended_at": row.ended_at,
     }
+
+
+def _moments(stored: dict[str, Any], *names: str) -> dict[str, datetime]:
+    """Those of the fields that are set, as moments, so that they are written like every other."""
+    return {name: datetime.fromisoformat(stored[name]) for name in names if stored[name] is not None}
 
 
 def _public(prefix: str, key: UUID | None) -> str | None:

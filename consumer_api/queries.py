@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from consumer_api.cursors import decode_cursor
@@ -149,7 +149,10 @@ def _ended(status: Status) -> Status:
 
 
 class ReplayCreate(_Created):
-    """Which deliveries to begin again. Without a `status`, the dead ones."""
+    """Which deliveries to begin again. Without a `status`, the dead ones.
+
+    Something must narrow them: an empty object would begin everything that is dead, of every tenant.
+    """
 
     subscription_id: SubscriptionKey | None = None
     tenant: Tenant | None = None
@@ -157,6 +160,13 @@ class ReplayCreate(_Created):
     status: Annotated[tuple[Annotated[Status, AfterValidator(_ended)], ...], Field(min_length=1, max_length=3)] = (
         Status.DEAD,
     )
+
+    @model_validator(mode="after")
+    def _narrowed(self) -> Self:
+        narrowing = ("subscription_id", "tenant", "event_type", "created_after", "created_before")
+        open_to_all = all(getattr(self, name) is None for name in narrowing)
+        rule(f"must have at least one of {', '.join(narrowing)}" if open_to_all else None)
+        return self
 
     def wanted(self) -> DeliveryFilter:
         return DeliveryFilter(

@@ -31,7 +31,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """202: what matches now is counted, and a dispatcher works through it."""
+    """202: what matches now is counted, and a dispatcher works through it. Without a body: told what it must have."""
     wanted = (await read_json(request, ReplayCreate, optional=True)).wanted()
     async with request.app[STORE].transaction() as conn:
         if wanted.subscription_id is not None:

@@ -248,14 +248,26 @@ class ExponentialPolicy(Input):
         return self
 
 
-def _shape(value: object) -> str:
-    listed = isinstance(value, ListPolicy) or (isinstance(value, Mapping) and "delays_s" in value)
-    return Tags.LIST if listed else Tags.EXPONENTIAL
+_EXPONENTIAL_FIELDS: Final = ("max_attempts", "initial_delay_s", "multiplier", "max_delay_s")
+
+
+def _shape(value: object) -> str | None:
+    """Which policy it is by the fields that it has; None for an object that has those of neither."""
+    if isinstance(value, ListPolicy) or (isinstance(value, Mapping) and "delays_s" in value):
+        return Tags.LIST
+    # What is no object at all is told so by the model.
+    fits = not isinstance(value, Mapping) or all(name in value for name in _EXPONENTIAL_FIELDS)
+    return Tags.EXPONENTIAL if fits else None
 
 
 RetryPolicy = ListPolicy | ExponentialPolicy
 _AnyPolicy = Annotated[
-    Annotated[ListPolicy, Tag(Tags.LIST)] | Annotated[ExponentialPolicy, Tag(Tags.EXPONENTIAL)], Discriminator(_shape)
+    Annotated[ListPolicy, Tag(Tags.LIST)] | Annotated[ExponentialPolicy, Tag(Tags.EXPONENTIAL)],
+    Discriminator(
+        _shape,
+        custom_error_type="rule",
+        custom_error_message="must have delays_s, or max_attempts, initial_delay_s, multiplier and max_delay_s",
+    ),
 ]
 _policy_reader: TypeAdapter[RetryPolicy] = TypeAdapter(_AnyPolicy)
 

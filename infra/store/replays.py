@@ -125,7 +125,7 @@ async def _next_ids(conn: asyncpg.Connection, wanted: DeliveryFilter, cursor: UU
 
 
 def encode_filter(wanted: DeliveryFilter) -> dict[str, Any]:
-    """A filter as it is stored and shown."""
+    """A filter as it is stored: its fields as they are shown, moments by ISO 8601."""
     return {
         "subscription_id": wanted.subscription_id and public_id(SUBSCRIPTION, wanted.subscription_id),
         "tenant": wanted.tenant,

@@ -59,20 +59,33 @@ async def test_the_filter_is_shown_as_it_was_frozen(api: ApiClient, store: Store
     }
     shown = (await api.post(REPLAYS, asked))["filter"]
     assert shown == asked | {
-        "created_after": "2025-12-31T22:00:00+00:00",
-        "created_before": "2026-01-02T00:00:00+00:00",
+        "created_after": "2025-12-31T22:00:00Z",
+        "created_before": "2026-01-02T00:00:00Z",
     }
 
 
-async def test_without_a_filter_all_dead_deliveries_until_now_are_replayed(api: ApiClient, store: Store) -> None:
+async def test_without_status_and_times_all_dead_deliveries_until_now_are_replayed(
+    api: ApiClient, store: Store
+) -> None:
     await _dead(store, 2)
     await _dead(store, 1, "delivered")
     began = datetime.now(UTC)
-    bodies: list[dict[str, Any] | None] = [None, {}]
+    created = await api.post(REPLAYS, {"tenant": "default"})
+    assert (created["matched"], created["filter"]["status"], created["filter"]["created_after"]) == (2, ["dead"], None)
+    assert created["filter"]["created_before"].endswith("Z")
+    assert began <= datetime.fromisoformat(created["filter"]["created_before"]) <= datetime.now(UTC)
+
+
+async def test_a_filter_that_narrows_nothing_is_refused_with_what_would(api: ApiClient, store: Store) -> None:
+    await _dead(store, 1)
+    bodies: list[dict[str, Any] | None] = [None, {}, {"status": ["dead"]}, {"tenant": None, "created_before": None}]
     for body in bodies:
-        created = await api.post(REPLAYS, body)
-        assert (created["matched"], created["filter"]["status"]) == (2, ["dead"])
-        assert began <= datetime.fromisoformat(created["filter"]["created_before"]) <= datetime.now(UTC)
+        answer = await api.call("POST", REPLAYS, body)
+        assert (answer.status, answer.code) == (400, "validation_failed")
+        assert answer.fields == {
+            "body": "must have at least one of subscription_id, tenant, event_type, created_after, created_before"
+        }
+    assert (await api.get(REPLAYS))["data"] == []
 
 
 async def test_a_bad_filter_is_refused_with_the_field_named(api: ApiClient) -> None:
@@ -118,7 +131,7 @@ async def test_a_canceled_replay_stops_where_it_is(api: ApiClient, store: Store)
 
 async def test_replays_are_listed_newest_first_and_filtered(api: ApiClient, store: Store) -> None:
     one = (await api.post(REPLAYS, {"tenant": "acme"}))["id"]
-    two = (await api.post(REPLAYS))["id"]
+    two = (await api.post(REPLAYS, {"event_type": "order.created"}))["id"]
     await api.post(f"{REPLAYS}/{two}/cancel", status=200)
     assert [row["id"] for row in (await api.get(REPLAYS))["data"]] == [two, one]
     assert [row["id"] for row in (await api.get(REPLAYS, tenant="acme"))["data"]] == [one]

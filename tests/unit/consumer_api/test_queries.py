@@ -75,7 +75,25 @@ def test_a_replays_filter_is_what_was_asked_for() -> None:
     assert wanted == DeliveryFilter(
         subscription_id=parse_id(SUBSCRIPTION, SUB), statuses=(Status.CANCELED, Status.DEAD)
     )
-    assert read_input(ReplayCreate, {}).wanted() == DeliveryFilter(statuses=(Status.DEAD,))
+    wanted = read_input(ReplayCreate, {"tenant": "acme"}).wanted()
+    assert wanted == DeliveryFilter(tenant="acme", statuses=(Status.DEAD,))
+
+
+@pytest.mark.parametrize(
+    "narrowing",
+    [
+        {"subscription_id": SUB},
+        {"tenant": "acme"},
+        {"event_type": "order.created"},
+        {"created_after": "2026-01-31T12:00:00Z"},
+        {"created_before": "2026-01-31T12:00:00Z"},
+    ],
+)
+def test_one_thing_that_narrows_a_replay_is_enough_and_a_status_alone_is_not(narrowing: dict[str, str]) -> None:
+    assert read_input(ReplayCreate, narrowing).status == (Status.DEAD,)
+    with pytest.raises(InvalidInput) as raised:
+        read_input(ReplayCreate, dict.fromkeys(narrowing) | {"status": ["dead"]})
+    assert [problem.field for problem in raised.value.problems] == ["body"]
 
 
 _anything = st.recursive(

@@ -252,7 +252,6 @@ class TestRetryPolicy:
     @pytest.mark.parametrize(
         ("policy", "field", "why"),
         [
-            ({}, "retry_policy.max_attempts", "required"),
             ([], "retry_policy", "object"),
             ("fast", "retry_policy", "object"),
             (None, "retry_policy", "object"),
@@ -281,6 +280,24 @@ class TestRetryPolicy:
         found = problems(retry_policy=policy)
         assert field in found
         assert why in found[field]
+
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            {},
+            {"delays": [1]},
+            {"final_statuses": [400]},
+            *({name: value for name, value in EXPONENTIAL.items() if name != missing} for missing in EXPONENTIAL),
+        ],
+    )
+    @pytest.mark.parametrize("model", [SubscriptionCreate, SubscriptionPatch])
+    def test_what_has_the_fields_of_neither_is_told_of_both(
+        self, model: type[SubscriptionCreate | SubscriptionPatch], policy: object
+    ) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            read_input(model, LEAST | {"retry_policy": policy})
+        message = "must have delays_s, or max_attempts, initial_delay_s, multiplier and max_delay_s"
+        assert caught.value.problems == (Problem("retry_policy", message),)
 
     def test_the_default_is_the_documented_schedule(self) -> None:
         minute_s, hour_s = 60, 3600
