@@ -1,7 +1,6 @@
 """The aiohttp application: parts, middlewares, routes."""
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -9,6 +8,7 @@ from consumer_api import dead_letters, deliveries, events, operations, replays, 
 from consumer_api.context import BROKER, BROKER_SYSTEM, SETTINGS, STORE, TELEMETRY, VAULT
 from consumer_api.middleware import authenticate, identify
 from infra.broker.base import Broker
+from infra.broker.open import messaging_system
 from infra.crypto import Vault
 from infra.settings import Settings
 from infra.store.store import Store
@@ -27,15 +27,9 @@ def make_app(
     app[SETTINGS] = settings
     app[STORE] = store
     app[BROKER] = broker
-    app[BROKER_SYSTEM] = broker_system(settings)
+    app[BROKER_SYSTEM] = messaging_system(settings)
     app[VAULT] = vault
     app[TELEMETRY] = telemetry
     for resource in (operations, subscriptions, events, deliveries, dead_letters, replays):
         app.add_routes(resource.routes())
     return app
-
-
-def broker_system(settings: Settings) -> str:
-    """The broker's name in OpenTelemetry's conventions."""
-    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
-    return "rabbitmq" if urlsplit(url).scheme in {"amqp", "amqps"} else "postgresql"

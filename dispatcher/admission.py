@@ -25,6 +25,7 @@ from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
 from infra.broker.base import Broker, Consumer, Outgoing, Queue, Received, ToDead
+from infra.broker.open import messaging_system
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.dead_letters import pack_properties
@@ -373,12 +374,6 @@ async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> Non
         message.body,
         pack_properties(message),
     )
-
-
-def messaging_system(settings: Settings) -> str:
-    """The broker's name by OpenTelemetry's messaging conventions."""
-    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
-    return "rabbitmq" if url.startswith("amqp") else "postgresql"
 
 
 def _with_reason(message: Message, reason: str) -> Message:
