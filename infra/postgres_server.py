@@ -103,10 +103,15 @@ class PostgresServer:
         if self.pid() is None:
             return
         self._choose_user()
+        folder = self.socket_folder()
         for mode in ("fast", "immediate"):
             if self._run("pg_ctl", "-D", str(self.data), "stop", "-w", "-m", mode, "-t", str(_STOP_TIMEOUT_S)):
-                return
-        self.kill()
+                break
+        else:
+            self.kill()
+        if folder != self.data:
+            with suppress(OSError):
+                folder.rmdir()
 
     def kill(self) -> None:
         """SIGKILL the server and wait until the process is gone, as in a crash."""

@@ -5,6 +5,7 @@ processes leave what they wrote with the kernel.
 """
 
 import asyncio
+import fcntl
 import itertools
 import os
 import shutil
@@ -12,7 +13,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -28,6 +29,9 @@ from infra.store.store import Store, open_store
 T = TypeVar("T")
 
 TEMPLATE = "hookhare_template"
+
+_PREFIX = "hookhare-pg-"
+_OWNER = "owner"  # a file in its folder, locked by the process that runs the server
 
 
 class Postgres:
@@ -95,15 +99,28 @@ class Postgres:
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
     """A server that runs while the context is open, and leaves nothing behind."""
-    folder = Path(tempfile.mkdtemp(prefix="hookhare-pg-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     folder.chmod(0o711)  # as root, the server runs as another user, who has to pass through
     server = Postgres(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+    with (folder / f"{_OWNER}.new").open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        (folder / f"{_OWNER}.new").rename(folder / _OWNER)  # locked from the moment that it is there
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """End the servers of test runs that were killed: the lock on their folder is free, and they are not."""
+    for owner_path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
+        with suppress(OSError), owner_path.open("w") as owner:  # another user's is not ours to end
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            PostgresServer(owner_path.parent / "pg").kill()
+            shutil.rmtree(owner_path.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

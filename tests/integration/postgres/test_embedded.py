@@ -225,8 +225,9 @@ async def test_a_long_path_gets_its_socket_elsewhere(home: Path) -> None:
         async with open_embedded_postgres(long) as dsn:
             assert str(long) not in dsn
             await ask(dsn)
-        socket_folder = PostgresServer(long / "postgres").socket_folder()
-        assert stat.S_IMODE(socket_folder.stat().st_mode) == 0o700
+            socket_folder = PostgresServer(long / "postgres").socket_folder()
+            assert stat.S_IMODE(socket_folder.stat().st_mode) == 0o700
+        assert not socket_folder.exists()
     finally:
         PostgresServer(long / "postgres").stop()
 
