@@ -40,7 +40,7 @@ def open_broker(settings: "Settings") -> Broker:
     raise ConfigurationError(f"{name}: must begin with {expected}")  # never shown: it may hold a password
 
 
-def messaging_system(settings: Settings) -> str:
+def messaging_system(settings: "Settings") -> str:
     """The name of the broker that the settings name, by OpenTelemetry's messaging conventions."""
     url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
     return "rabbitmq" if _scheme(url) in _AMQP else "postgresql"
