@@ -38,32 +38,46 @@ T = TypeVar("T")
 AMQP_FAULTS: Final = (AMQPError, ChannelInvalidStateError, OSError, EOFError, RuntimeError)
 
 _HEARTBEAT_S: Final = 10  # a broker that answers nothing is noticed within three of them
-_POLITE_S: Final = 3.0  # for the handshake of closing; then the connection is cut
+_POLITE_S: Final = 2.0  # for the handshake of closing; then the connection is cut
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 
 
+class Cancellation:
+    """Whether this task was asked to end since this was made.
+
+    A CancelledError does not tell. When a connection dies of silence, or a channel is closed, aiormq cancels those who
+    wait for it: that is a fault, and no request. And a request can come out of aiormq as a fault, or, up to Python
+    3.11, whose wait_for swallows it when what it waits for comes in the same moment, not at all.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+
+    @property
+    def asked(self) -> bool:
+        return self._task is not None and self._task.cancelling() > self._before
+
+
 @contextmanager
 def amqp_faults(doing: str) -> Iterator[None]:
-    """aiormq's errors as BrokerUnavailable.
-
-    When a connection dies of silence, or a channel is closed, aiormq cancels those who wait for it; a CancelledError
-    that nobody asked this task for is such an error and not a cancellation.
-    """
-    task = asyncio.current_task()
-    asked_before = task.cancelling() if task else 0
+    """aiormq's errors as BrokerUnavailable; a request to end as CancelledError, whatever aiormq made of it."""
+    cancellation = Cancellation()
     try:
         yield
-    except asyncio.CancelledError as error:
-        if task is None or task.cancelling() > asked_before:
-            raise
-        raise BrokerUnavailable(f"{doing}: the connection was lost") from error
-    except TimeoutError as error:
-        raise BrokerUnavailable(f"{doing}: RabbitMQ does not answer") from error
-    except AMQP_FAULTS as error:
-        raise BrokerUnavailable(f"{doing}: {reason(error)}") from error
-    if task is not None and task.cancelling() > asked_before:
-        raise asyncio.CancelledError  # up to 3.11, wait_for swallows it when what it waits for comes in the same moment
+    except (asyncio.CancelledError, *AMQP_FAULTS) as error:  # a TimeoutError is an OSError
+        if cancellation.asked:
+            raise asyncio.CancelledError from error
+        raise BrokerUnavailable(f"{doing}: {_told(error)}") from error
+    if cancellation.asked:
+        raise asyncio.CancelledError
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "the connection was lost"
+    return "RabbitMQ does not answer" if isinstance(error, TimeoutError) else reason(error)
 
 
 async def end(task: asyncio.Task[None]) -> None:

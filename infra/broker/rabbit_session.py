@@ -97,7 +97,7 @@ class Session:
             return
         cut = asyncio.get_running_loop().call_later(_CLOSE_S, self._wire.abort)
         try:
-            with suppress(*AMQP_FAULTS):
+            with suppress(BrokerUnavailable), amqp_faults("closing a channel"):
                 await self._channel.close(ChannelClosed(None, "closed by its consumer"))
         finally:
             cut.cancel()

@@ -25,7 +25,7 @@ from aiormq.exceptions import (
     PublishError,
 )
 
-from infra.broker.amqp_link import AMQP_FAULTS, Link, Wire, amqp_faults, reason
+from infra.broker.amqp_link import AMQP_FAULTS, Cancellation, Link, Wire, amqp_faults, reason
 from infra.broker.amqp_message import to_properties
 from infra.broker.base import Address, Consumer, Outgoing, Queue, ToDead, ToEvents, ToWorkAfter
 from infra.broker.ladder import rung_ms
@@ -151,8 +151,7 @@ class RabbitBroker:
     async def _send(self, exchange: str, routing_key: str, message: Message, deadline: float) -> None:
         """Publish once and wait for the confirm, until `deadline` by the loop's clock. Raises BrokerError."""
         properties = to_properties(message)
-        task = asyncio.current_task()
-        cancels_before = task.cancelling() if task else 0
+        cancellation = Cancellation()
         lane: _Lane | None = None
         try:
             async with asyncio.timeout_at(deadline) as clock:
@@ -171,14 +170,11 @@ class RabbitBroker:
                     )
         except TimeoutError as error:
             raise self._late(lane) from error
-        except asyncio.CancelledError as error:
-            if task is None or task.cancelling() > cancels_before:
-                raise
-            # aiormq cancels who waits on a connection that died of silence.
-            raise BrokerUnavailable("the connection was lost before the confirm") from error
         except (ValueError, TypeError, struct.error) as error:  # from encoding it, before anything was sent
             raise PublishRefused(f"AMQP cannot carry this message: {error}") from error
-        except AMQP_FAULTS as error:
+        except (asyncio.CancelledError, *AMQP_FAULTS) as error:
+            if cancellation.asked:
+                raise asyncio.CancelledError from error
             raise _publish_error(error, exchange, routing_key) from error
         finally:
             if lane is not None:
@@ -245,6 +241,8 @@ def _publish_error(error: BaseException, exchange: str, routing_key: str) -> Bro
             return Unroutable(f"RabbitMQ has no exchange {exchange}")
         case ChannelPreconditionFailed():
             return PublishRefused(f"RabbitMQ refused the message, or another one with it: {reason(error)}")
+        case asyncio.CancelledError():
+            return BrokerUnavailable("the connection was lost before the confirm")
         case _:
             return BrokerUnavailable(f"the connection was lost before the confirm ({reason(error)})")
 

@@ -17,7 +17,7 @@ from tests.support.proxy import Proxy
 TIMEOUT_S: Final = 5.0
 # How long a consumer may be silent before it is taken for dead, where that is how death is noticed. Much longer than a
 # busy machine of two cores stalls, and short enough to wait for.
-LEASE_S: Final = 4.0
+LEASE_S: Final = 3.0
 
 
 class Harness(Protocol):
@@ -28,7 +28,7 @@ class Harness(Protocol):
         """Where the server listens, for a proxy to stand before it."""
         ...
 
-    def broker(self, *, through: Proxy | None = None) -> Broker:
+    def broker(self, *, through: Proxy | None = None, timeout_s: float = TIMEOUT_S) -> Broker:
         """A broker, to be entered; its connections go through the proxy, if one is given."""
         ...
 
@@ -51,9 +51,9 @@ class RabbitHarness:
         parts = urlsplit(self.url)
         return parts.hostname or "127.0.0.1", parts.port or 5672
 
-    def broker(self, *, through: Proxy | None = None) -> RabbitBroker:
+    def broker(self, *, through: Proxy | None = None, timeout_s: float = TIMEOUT_S) -> RabbitBroker:
         url = self.url if through is None else _at(self.url, through.port)
-        return RabbitBroker(url, topology=TopologyOptions(self.delivery_limit), timeout_s=TIMEOUT_S)
+        return RabbitBroker(url, topology=TopologyOptions(self.delivery_limit), timeout_s=timeout_s)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class PostgresHarness:
         parts = urlsplit(self.dsn)
         return parts.hostname or "127.0.0.1", parts.port or 5432
 
-    def broker(self, *, through: Proxy | None = None) -> PostgresBroker:
+    def broker(self, *, through: Proxy | None = None, timeout_s: float = TIMEOUT_S) -> PostgresBroker:
         dsn = self.dsn if through is None else _at(self.dsn, through.port)
-        return PostgresBroker(dsn, delivery_limit=self.delivery_limit, timeout_s=TIMEOUT_S, lease_s=LEASE_S)
+        return PostgresBroker(dsn, delivery_limit=self.delivery_limit, timeout_s=timeout_s, lease_s=LEASE_S)
 
 
 @dataclass(frozen=True)

@@ -218,13 +218,13 @@ async def test_death_headers_are_never_republished(broker: Broker) -> None:
     }
     async with broker.consume(Queue.WORK, prefetch=10) as consumer:
         await publish(broker, Outgoing(ToWorkAfter(0), Message(b"item", forged)))
-        for _ in range(2):
-            (item,) = await receive(consumer)
-            assert item.message.headers == {"kept": "b"}
-            assert item.delivery_count == 0
-            await publish(broker, Outgoing(ToWorkAfter(0), item.message))
-            await consumer.ack([item])
         (item,) = await receive(consumer)
+        assert item.message.headers == {"kept": "b"}
+        assert item.delivery_count == 0
+        await publish(broker, Outgoing(ToWorkAfter(0), item.message))
+        await consumer.ack([item])
+        (item,) = await receive(consumer)
+        assert item.message.headers == {"kept": "b"}
         await consumer.ack([item])
 
 
@@ -261,6 +261,6 @@ async def test_a_check_asks_the_broker(harness: Harness, proxy: Proxy) -> None:
 
 async def test_opening_a_broker_that_is_away_is_an_error_in_time(harness: Harness, proxy: Proxy) -> None:
     proxy.refuse()
-    broker = harness.broker(through=proxy)
-    with pytest.raises(BrokerUnavailable), takes_at_most(12):
+    broker = harness.broker(through=proxy, timeout_s=1)
+    with pytest.raises(BrokerUnavailable), takes_at_most(3):
         await broker.__aenter__()

@@ -11,11 +11,12 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Final
 
 import aiormq
 import pytest
-from aiormq.abc import AbstractConnection
+from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ChannelNotFoundEntity
 
 from infra.broker.base import Queue
@@ -26,6 +27,12 @@ from tests.support.rabbit_server import RabbitServer, running_server
 URL_VARIABLE: Final = "HOOKHARE_TEST_AMQP_URL"
 
 _ANSWER_S: Final = 10
+_WHOLE: Final = topology(TopologyOptions())
+_CORE: Final = replace(  # without the ladder, which is only looked at
+    _WHOLE,
+    queues=tuple(queue for queue in _WHOLE.queues if queue.name in set(Queue)),
+    bindings=tuple(binding for binding in _WHOLE.bindings if binding.queue in set(Queue)),
+)
 
 
 @pytest.fixture(scope="session")
@@ -74,18 +81,25 @@ async def reset(url: str) -> None:
     """Make the default topology, empty. Raises when somebody still consumes: it would take the next test's messages."""
     connection = await aiormq.connect(url)
     try:
-        await _nobody_consumes(connection)
-        whole = topology(TopologyOptions())
         try:
-            await declare(await connection.channel(), whole, timeout_s=_ANSWER_S)
-        except ConfigurationError:
+            await declare(await connection.channel(), _CORE, timeout_s=_ANSWER_S)
+            await _empty(await connection.channel())
+        except (ConfigurationError, ChannelNotFoundEntity):  # left by a test with other options, or by nobody
             await delete_topology(url)
-            await declare(await connection.channel(), whole, timeout_s=_ANSWER_S)
-        channel = await connection.channel()
-        for queue in whole.queues:
-            await channel.queue_purge(queue.name, timeout=_ANSWER_S)
+            await declare(await connection.channel(), _WHOLE, timeout_s=_ANSWER_S)
     finally:
         await connection.close()
+
+
+async def _empty(channel: AbstractChannel) -> None:
+    deadline = time.monotonic() + _ANSWER_S
+    for queue in _WHOLE.queues:
+        while (found := await channel.queue_declare(queue.name, passive=True, timeout=_ANSWER_S)).consumer_count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"a test before this one left a consumer on {queue.name}")
+            await asyncio.sleep(0.02)
+        if found.message_count:
+            await channel.queue_purge(queue.name, timeout=_ANSWER_S)
 
 
 def settle(server: RabbitServer) -> None:
@@ -102,29 +116,9 @@ async def delete_topology(url: str) -> None:
     connection = await aiormq.connect(url)
     try:
         channel = await connection.channel()
-        whole = topology(TopologyOptions())
-        for queue in whole.queues:
+        for queue in _WHOLE.queues:
             await channel.queue_delete(queue.name, timeout=_ANSWER_S)
-        for exchange in whole.exchanges:
+        for exchange in _WHOLE.exchanges:
             await channel.exchange_delete(exchange.name, timeout=_ANSWER_S)
     finally:
         await connection.close()
-
-
-async def _nobody_consumes(connection: AbstractConnection) -> None:
-    deadline = time.monotonic() + _ANSWER_S
-    for queue in Queue:
-        while await _consumers(connection, queue):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"a test before this one left a consumer on {queue.value}")
-            await asyncio.sleep(0.02)
-
-
-async def _consumers(connection: AbstractConnection, queue: Queue) -> int:
-    channel = await connection.channel()
-    try:
-        answer = await channel.queue_declare(queue.value, passive=True, timeout=_ANSWER_S)
-    except ChannelNotFoundEntity:
-        return 0
-    await channel.close()
-    return answer.consumer_count or 0

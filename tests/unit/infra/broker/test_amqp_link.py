@@ -38,12 +38,14 @@ async def test_a_cancellation_stays_one() -> None:
         await task
 
 
-async def test_a_cancellation_that_was_swallowed_below_still_is_one() -> None:
+@pytest.mark.parametrize("fault", [None, AMQPConnectionError("gone"), TimeoutError()], ids=repr)
+async def test_a_cancellation_that_is_swallowed_or_changed_below_still_is_one(fault: Exception | None) -> None:
     async def swallow() -> None:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            return
+            if fault is not None:
+                raise fault from None
 
     went_on = False
 
