@@ -31,6 +31,7 @@ from infra.broker.amqp_mending import MendingReader
 from schemas.errors import BrokerUnavailable, ConfigurationError
 
 log = logging.getLogger(__name__)
+_aiormq_log = logging.getLogger("aiormq.connection")
 
 T = TypeVar("T")
 
@@ -113,6 +114,11 @@ class _Transport(TransportFactory):
         return reader, asyncio.StreamWriter(self.socket, protocol, reader, loop)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """aiormq logs each attempt at a connection that fails as an error. What comes of them is ours to tell, once."""
+    return record.msg != "error when creating transport: %r"
+
+
 class Wire(aio_pika.Connection):
     """One connection. Nothing about it comes back when it is lost."""
 
@@ -127,6 +133,7 @@ class Wire(aio_pika.Connection):
 
     async def dial(self, *, timeout_s: float) -> None:
         """Connect. Raises BrokerUnavailable."""
+        _aiormq_log.addFilter(_is_news)
         try:
             with amqp_faults(f"connecting to RabbitMQ at {self.url.host}:{self.url.port or 'its default port'}"):
                 await self.connect(timeout=timeout_s)

@@ -111,6 +111,15 @@ async def test_a_broker_that_answers_nothing_is_a_timeout_with_the_id_to_try_aga
         line.proxy.resume()
 
 
+async def test_a_broker_that_is_away_is_told_once_by_the_error_and_not_by_aiormqs_log(
+    unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(BrokerUnavailable):
+        async with EventPublisher(f"amqp://127.0.0.1:{unused_tcp_port}/", source="shop", timeout_s=1) as events:
+            await events.publish("order.created", 0)
+    assert not [record for record in caplog.records if record.name.startswith("aiormq")]
+
+
 async def test_a_broker_that_went_away_is_an_error_in_time_and_then_it_works_again(line: Line) -> None:
     async with EventPublisher(line.url, source="shop", timeout_s=1) as events:
         await events.publish("order.created", 0)
