@@ -50,9 +50,8 @@ from schemas.errors import (
 from schemas.messages import Message
 
 _MAX_IN_FLIGHT: Final = 1000  # unconfirmed publishes; with more, aiormq spends more time on each
-_LARGE_BYTES: Final = (
-    16_384  # bodies from this size on wait for the socket, or a thousand of them would pile up before it
-)
+# Bodies from this size on wait until the socket has taken them, or a thousand of them would pile up in front of it.
+_LARGE_BYTES: Final = 16_384
 _ALARM_PERIOD_S: Final = 0.1
 _MAX_KEY_BYTES: Final = 255
 _PROBE_KEY: Final = "check"  # no rung has this name, so what is published with it comes back
