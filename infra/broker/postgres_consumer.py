@@ -144,8 +144,10 @@ class PostgresConsumer:
             if self._ready:
                 batch, self._ready = self._ready[:limit], self._ready[limit:]
                 return batch
+            # Not wait_for(): up to Python 3.11 it loses a cancellation that comes together with what it waits for.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._woken.wait()
 
     async def ack(self, received: Sequence[Received]) -> None:
         session = self._session
@@ -291,7 +293,8 @@ class PostgresConsumer:
         """Keep the leases until the connection is lost."""
         while not session.lost.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(session.lost.wait(), self._options.lease_s / _RENEWALS_PER_LEASE)
-                return
+                async with asyncio.timeout(self._options.lease_s / _RENEWALS_PER_LEASE):
+                    await session.lost.wait()
+                    return
             await session.commit_acks()
             await session.settle(rows.RENEW, list(session.held.values()), self._options.lease_s)

@@ -14,6 +14,7 @@ import pytest
 
 from infra.broker.base import Consumer, Outgoing, Queue, Received, ToDead, ToEvents, ToWorkAfter
 from infra.broker.postgres import PostgresBroker
+from infra.broker.postgres_consumer import PostgresConsumer
 from schemas.errors import BrokerUnavailable, ConfigurationError, PublishRefused, PublishTimeout, Unroutable
 from schemas.messages import Message
 from tests.support.postgres import Postgres
@@ -212,6 +213,7 @@ CONSUME_FOR_EVER = """
 import asyncio, sys
 from infra.broker.base import Queue
 from infra.broker.postgres import PostgresBroker
+from infra.broker.postgres_consumer import PostgresConsumer
 
 async def main():
     async with PostgresBroker(sys.argv[1], delivery_limit=100, timeout_s=5, lease_s=1) as broker:
@@ -366,6 +368,21 @@ async def test_a_cancelled_receive_loses_nothing_and_counts_nothing(broker: Post
         got += await receive_count(consumer, 40 - len(got))
         assert sorted(map(int, bodies(got))) == list(range(40))
         assert all(one.delivery_count == 0 for one in got)
+
+
+async def test_a_receive_that_is_cancelled_as_it_wakes_up_ends(broker: PostgresBroker) -> None:
+    """asyncio.wait_for() of Python 3.11 loses such a cancellation, and whoever closes waits for ever."""
+    async with broker.consume(Queue.EVENTS, prefetch=100) as consumer:
+        assert isinstance(consumer, PostgresConsumer)
+        for ticks in range(6):
+            receiving = asyncio.create_task(consumer.receive(10))
+            await asyncio.sleep(0.05)  # it has looked, and waits
+            consumer._woken.set()
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            receiving.cancel()
+            await asyncio.wait({receiving}, timeout=TIMEOUT_S)
+            assert receiving.cancelled()
 
 
 async def test_what_a_cancelled_caller_has_acked_is_acked(broker: PostgresBroker, database_url: str) -> None:
