@@ -166,9 +166,11 @@ class Admission:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         for claim in admitted.claims:
             self._lanes.take(claim)
-        await consumer.ack([one.received for one in batch])
-        self._telemetry.metrics.admit_s.record(perf_counter() - began)
-        self._begin(admitted)
+        try:
+            await consumer.ack([one.received for one in batch])
+        finally:  # also when a stopping dispatcher interrupts the ack: what is claimed has to get an outcome
+            self._telemetry.metrics.admit_s.record(perf_counter() - began)
+            self._begin(admitted)
         return len(batch)
 
     async def _refuse(self, consumer: Consumer, one: Incoming, error: Exception) -> None:

@@ -36,7 +36,7 @@ from infra.egress import open_egress
 from infra.settings import Settings
 from infra.store.store import Store, open_store
 from infra.telemetry import Telemetry, open_telemetry
-from schemas.errors import ConfigurationError, Problem
+from schemas.errors import ConfigurationError, Problem, StoreError
 from schemas.subscriptions import MAX_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
@@ -121,7 +121,7 @@ async def _parts(
         stack.push_async_callback(_cancel, [beating])
         stack.push_async_callback(feeder.release)
         stack.push_async_callback(
-            _drain, settings, lanes, settlement, hints, _watch(failed, "settlement", settlement.run())
+            _drain, settings, lanes, settlement, hints, reconciler, _watch(failed, "settlement", settlement.run())
         )
         events = await stack.enter_async_context(broker.consume(Queue.EVENTS, prefetch=settings.prefetch))
         work = await stack.enter_async_context(broker.consume(Queue.WORK, prefetch=settings.prefetch))
@@ -143,11 +143,20 @@ async def _parts(
 
 
 async def _drain(
-    settings: Settings, lanes: Lanes, settlement: Settlement, hints: Hints, settling: asyncio.Task[None]
+    settings: Settings,
+    lanes: Lanes,
+    settlement: Settlement,
+    hints: Hints,
+    reconciler: Reconciler,
+    settling: asyncio.Task[None],
 ) -> None:
     for claim in lanes.take_waiting():
         settlement.add(Outcome(claim, Held("the dispatcher stopped"), None))
     await lanes.finish(limit_s=settings.drain_s)
+    try:
+        await reconciler.hold_lost_claims(age_s=0)  # of what was interrupted between its commit and the lanes
+    except StoreError as error:
+        log.warning("dispatcher.claims_left", error=str(error))
     settlement.stop()
     done, _ = await asyncio.wait([settling], timeout=settings.settle_allowance_s)
     if not done:

@@ -82,8 +82,10 @@ class Reconciler:
                 log.warning("reconciler.retry", what=reconcile.__name__.strip("_"), error=str(error))
 
     async def _hold_lost_claims(self) -> None:
-        """Claims of ours that are not in hand: the answer to their commit was lost."""
-        age_s = 2 * self._settings.database_timeout_s
+        await self.hold_lost_claims(age_s=2 * self._settings.database_timeout_s)
+
+    async def hold_lost_claims(self, *, age_s: float) -> None:
+        """Claims of ours, older than `age_s`, that are not in hand: the answer to their commit was lost."""
         lost = await self._claims.lost(set(self._lanes.in_hand), age_s=age_s)
         for claim in lost:
             if claim.delivery not in self._lanes.in_hand:
