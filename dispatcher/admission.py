@@ -100,7 +100,7 @@ class Admission:
                 received = await consumer.receive(self._settings.batch_rows)
                 incoming, unreadable = self._read(received)
                 if unreadable:
-                    burials.create_task(self._bury(consumer, unreadable))
+                    burials.create_task(self._bury(consumer, unreadable), name="bury")
                 await self._admit_all(consumer, incoming)
 
     def _read(self, received: Sequence[Received]) -> tuple[list[Incoming], list[tuple[Received, Unreadable]]]:

@@ -98,7 +98,7 @@ class Hints:
             self._metrics.hints_failed.add(count)
             log.warning("hints.failed", failed=count, of=count, error="the broker is slow; left to the reconciler")
             return
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, name="publish hints")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -108,7 +108,7 @@ class Lanes:
         lane.waiting.append(claim)
         if lane.workers < self._max_in_flight:
             lane.workers += 1
-            worker = asyncio.create_task(self._work(lane))
+            worker = asyncio.create_task(self._work(lane), name="deliver")
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 

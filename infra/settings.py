@@ -90,6 +90,11 @@ class Settings(BaseSettings):
 
     # The world
     broker_timeout_s: Seconds = Field(10, description="longest wait for one answer of the broker, in seconds")
+    broker_lease_s: Seconds = Field(
+        15,
+        ge=1,
+        description="how long after its consumer died the embedded broker hands a message out again, in seconds",
+    )
     database_timeout_s: Seconds = Field(10, description="longest wait for one statement, in seconds")
     database_pool: Count = Field(10, description="connections to the database from one process")
     api_host: str = Field("127.0.0.1", description="address that the API listens on")

@@ -34,7 +34,12 @@ def open_broker(settings: "Settings") -> Broker:
             raise ConfigurationError("HOOKHARE_EVENT_BINDINGS: needs RabbitMQ; the embedded broker has no exchanges")
         from infra.broker.postgres import PostgresBroker  # noqa: PLC0415
 
-        return PostgresBroker(url, delivery_limit=settings.events_delivery_limit, timeout_s=settings.broker_timeout_s)
+        return PostgresBroker(
+            url,
+            delivery_limit=settings.events_delivery_limit,
+            timeout_s=settings.broker_timeout_s,
+            lease_s=settings.broker_lease_s,
+        )
     name = "HOOKHARE_BROKER_URL" if settings.broker_url is not None else "HOOKHARE_DATABASE_URL"
     expected = "amqp://, amqps:// or postgresql://" if settings.broker_url is not None else "postgresql://"
     raise ConfigurationError(f"{name}: must begin with {expected}")  # never shown: it may hold a password
