@@ -3,12 +3,11 @@
 Dispatchers run in the test's own process (`dispatcher`) or as processes that can be killed (`DispatcherProcess`).
 """
 
-import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,9 +25,9 @@ from infra.settings import Settings, read_settings
 from infra.store import api_keys
 from infra.store.store import open_store
 from producer.publisher import EventPublisher
+from tests.support.forked import fork
+from tests.support.points import Point
 from tests.support.waiting import eventually
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Shorter than in production, in the same proportions; long enough for a busy machine of two cores.
 QUICK: Mapping[str, object] = {
@@ -45,6 +44,7 @@ QUICK: Mapping[str, object] = {
     "drain_s": 5,
     "database_timeout_s": 5,
     "broker_timeout_s": 5,
+    "broker_lease_s": 3,
     "dispatcher_port": 0,
     "api_port": 0,
     "log_level": "warning",
@@ -175,32 +175,46 @@ class System:
 
 
 class DispatcherProcess:
-    """A dispatcher in a process of its own, as an operator starts it."""
+    """A dispatcher in a process of its own. It sends itself `fault` when it comes to one of the points `at`."""
 
-    def __init__(self, system: System, log: Path, **changes: object) -> None:
-        self._environment = system.environment(**changes)
+    def __init__(
+        self,
+        system: System,
+        log: Path,
+        *,
+        at: Sequence[Point] = (),
+        fault: signal.Signals = signal.SIGKILL,
+        **changes: object,
+    ) -> None:
+        self._environment = {**system.environment(**changes), "HOOKHARE_LOG_LEVEL": "info"}
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._points = tuple(at)
+        self._fault = fault
+        self._process: BaseProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.is_alive()
 
     async def start(self) -> None:
-        """Start it, and wait until it says that it has."""
+        """Start it, and wait until it says that it has, or has come to its fault before."""
         self._log.touch()
         before = self._log.read_bytes().count(b"dispatcher.started")
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "hookhare", "dispatcher"),
-                env={**self._environment, "HOOKHARE_LOG_LEVEL": "info"},
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-            )
+        self._process = fork(self._environment, self._log, self._fault, self._points)
 
         async def started() -> bool:
-            assert self._process is not None
-            assert self._process.returncode is None, self._log.read_text()[-2000:]
-            return self._log.read_bytes().count(b"dispatcher.started") > before
+            if self.running:
+                return self._log.read_bytes().count(b"dispatcher.started") > before
+            assert self._points, self._log.read_text()[-2000:]
+            return True
 
-        await eventually(started, self._tail, deadline_s=30)
+        await eventually(started, self._tail, deadline_s=60)
 
     def kill(self) -> None:
         """SIGKILL: nothing is tidied up."""
@@ -217,13 +231,21 @@ class DispatcherProcess:
         self._signal(signal.SIGTERM)
         return await self.wait()
 
-    async def wait(self) -> int:
-        assert self._process is not None
-        return await asyncio.wait_for(self._process.wait(), 60)
+    async def wait(self, *, deadline_s: float = 60) -> int:
+        """Wait for its end; the exit code, or the negative number of the signal that ended it."""
+        process = self._process
+        assert process is not None
+
+        async def ended() -> bool:
+            return not process.is_alive()
+
+        await eventually(ended, self._tail, deadline_s=deadline_s)
+        assert process.exitcode is not None
+        return process.exitcode
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
+        if self.running:
+            os.kill(self.pid, number)
 
     async def _tail(self) -> str:
         return self._log.read_text()[-2000:]

@@ -49,7 +49,11 @@ def test_secrets_that_have_expired_do_not_count() -> None:
     assert [secret.text for secret in live_secrets(VAULT, row, NOW)] == ["a", "c"]
 
 
-@pytest.mark.parametrize("stored", [b"", b"not a token", Vault([new_key()]).encrypt(b"[]"), VAULT.encrypt(b"nonsense")])
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"not a token", Vault([new_key()]).encrypt(b"[]"), VAULT.encrypt(b"nonsense")],
+    ids=["empty", "no token", "of another key", "no list"],
+)
 def test_what_cannot_be_decrypted_has_no_secrets_and_shows_nothing(stored: bytes) -> None:
     assert live_secrets(VAULT, _row(secrets=stored), NOW) == []
     assert opened(VAULT, _row(secrets=stored), NOW) is None

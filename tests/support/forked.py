@@ -1,0 +1,48 @@
+"""What a dispatcher's process runs in tests: the `hookhare dispatcher` command, with a fault set at a point if one is.
+
+The process is forked from a server that has imported everything (`multiprocessing`'s forkserver): so it starts in a
+tenth of a second, where a new interpreter takes a whole one of a core.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import dispatcher.bootstrap  # noqa: F401  imported once, before the fork
+from hookhare.__main__ import main
+from hookhare.cli import app  # noqa: F401
+from tests.support.points import Point, trap
+
+
+@cache
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def fork(environment: Mapping[str, str], log: Path, fault: signal.Signals, points: tuple[Point, ...]) -> BaseProcess:
+    """A dispatcher's process, started; its output goes to `log`. It sends itself `fault` at the points."""
+    process = _context().Process(target=_run, args=(dict(environment), log, fault, points), daemon=True)
+    process.start()
+    return process
+
+
+def _run(environment: Mapping[str, str], log: Path, fault: signal.Signals, points: tuple[Point, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    with log.open("ab") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    sys.argv[1:] = ["dispatcher"]
+    with ExitStack() as stack:
+        for point in points:
+            stack.enter_context(trap(point, lambda: os.kill(os.getpid(), fault)))
+        main()
