@@ -27,7 +27,7 @@ run: $(STAMP) ## the embedded mode, up until Ctrl-C
 	$(BIN)/hookhare dev $(ARGS)
 
 test: $(STAMP) ## all tests, over a real RabbitMQ and a real PostgreSQL
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
