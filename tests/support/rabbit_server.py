@@ -5,6 +5,7 @@ Works outside pytest too: `with running_server() as server: server.kill(); serve
 """
 
 import atexit
+import fcntl
 import itertools
 import os
 import shutil
@@ -81,7 +82,8 @@ def _start_one() -> RabbitServer:
     tried = []
     for way in (DockerServer, PrivateNode, _installed_node):
         try:
-            server = way()
+            with _alone():  # or else one would begin what another one is just installing
+                server = way()
             server.start()
             return server
         except NoServer as reason:
@@ -90,6 +92,14 @@ def _start_one() -> RabbitServer:
         f"These tests need a RabbitMQ, and there is none: {'; '.join(tried)}. Start Docker, install rabbitmq-server, "
         "or set HOOKHARE_TEST_AMQP_URL to the amqp:// URL of a server whose hookhare.* queues may be emptied."
     )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process of all test runs on this machine at a time."""
+    with (Path(tempfile.gettempdir()) / f"hookhare-rabbit-{os.geteuid()}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class PrivateNode:
@@ -345,6 +355,8 @@ def answers_amqp(port: int, host: str = "127.0.0.1") -> bool:
 def _installed_node() -> PrivateNode:
     if not (shutil.which("apt-get") and os.geteuid() == 0):
         raise NoServer("it cannot be installed from here, which takes apt-get and root")
+    with suppress(NoServer):
+        return PrivateNode()  # installed by another process while this one waited for its turn
     for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "rabbitmq-server"]):
         done = subprocess.run(
             command, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True, check=False

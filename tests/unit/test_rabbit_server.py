@@ -1,6 +1,9 @@
 """Where the tests' RabbitMQ comes from, and what is said when it comes from nowhere."""
 
-from typing import NoReturn
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
 
 import pytest
 
@@ -26,3 +29,35 @@ def test_a_docker_command_without_an_engine_is_no_way(monkeypatch: pytest.Monkey
 
 def test_a_port_that_nobody_listens_on_answers_nothing() -> None:
     assert not answers_amqp(free_port())
+
+
+def test_two_runs_that_find_no_server_install_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+
+    class Node:
+        def __init__(self) -> None:
+            if "install" not in installed:
+                raise NoServer("not installed")
+
+        def start(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        time.sleep(0.05)  # time enough for the other one to come to the same place
+        installed.append(command[1])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(rabbit_server, "DockerServer", Node)
+    monkeypatch.setattr(rabbit_server, "PrivateNode", Node)
+    monkeypatch.setattr(rabbit_server.subprocess, "run", run)
+    monkeypatch.setattr(rabbit_server.shutil, "which", lambda _: "/usr/bin/apt-get")
+    monkeypatch.setattr(rabbit_server.os, "geteuid", lambda: 0)
+
+    def one(_: int) -> None:
+        with running_server():
+            pass
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(one, range(2)))
+    assert installed == ["update", "install"]
