@@ -50,9 +50,9 @@ def test_two_runs_that_find_no_server_install_it_once(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(rabbit_server, "DockerServer", Node)
     monkeypatch.setattr(rabbit_server, "PrivateNode", Node)
-    monkeypatch.setattr(rabbit_server.subprocess, "run", run)
-    monkeypatch.setattr(rabbit_server.shutil, "which", lambda _: "/usr/bin/apt-get")
-    monkeypatch.setattr(rabbit_server.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/apt-get")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
 
     def one(_: int) -> None:
         with running_server():
