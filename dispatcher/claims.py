@@ -1,6 +1,6 @@
 """Claims on deliveries that are stored already: due ones by their work item, held ones by the feeder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -35,9 +35,9 @@ class Claims:
             ordered[0][0],
         )
 
-    async def held(self, subscription: UUID, limit: int) -> list[Claim]:
-        """Claim from the backlog of an endpoint whose lease this dispatcher holds. Raises StoreError."""
-        return await self._claim(sql.CLAIM_HELD, subscription, limit)
+    async def held(self, rooms: Mapping[UUID, int]) -> list[Claim]:
+        """Claim from backlogs whose leases this dispatcher holds, of each so many at most. Raises StoreError."""
+        return await self._claim(sql.CLAIM_HELD, list(rooms), list(rooms.values()))
 
     async def lost(self, known: set[UUID], *, age_s: float) -> list[Claim]:
         """Claims of ours that are older than `age_s` and not among `known`: their commit's answer was lost."""

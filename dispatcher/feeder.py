@@ -1,10 +1,14 @@
 """The feeder: the backlogs of held endpoints, each fed by the one dispatcher that holds its lease.
 
-An endpoint's rows are taken in order of id, live ones before replays, as many as it takes now. When its backlog is
-empty it becomes open again, checked under the lock that every hold takes, so that no held row is left behind.
+An endpoint's rows are taken in order of id, live ones before replays, as many as it takes now; many endpoints in one
+statement, so that ten thousand of them cost a second and not twenty. When a backlog is empty its endpoint becomes open
+again, checked under the lock that every hold takes, so that no held row is left behind.
 """
 
 import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Iterable
 from uuid import UUID
 
 import structlog
@@ -22,6 +26,7 @@ from schemas.errors import StoreError
 log = structlog.get_logger(__name__)
 
 _LEASES_AT_ONCE = 100  # of those free: the others are left for the rest of the fleet
+_BACKLOGS_AT_ONCE = 100  # in one statement
 
 
 class Feeder:
@@ -45,6 +50,7 @@ class Feeder:
         self._mine: set[UUID] = set()
         self._others: set[UUID] = set()  # held too, but another dispatcher's to feed
         self._hungry: set[UUID] = set()
+        self._last = UUID(int=0)  # the backlog that was fed last: when there is not room for all, they take turns
         self._wake = asyncio.Event()
 
     def nudge(self, subscription: UUID) -> None:
@@ -59,8 +65,7 @@ class Feeder:
             try:
                 await self._lease()
                 self._hungry.clear()
-                for subscription in sorted(self._mine):
-                    await self._feed(subscription)
+                await self._feed(self._mine)
                 await self._feed_the_hungry()
             except StoreError as error:
                 log.warning("feeder.retry", error=str(error))
@@ -83,8 +88,7 @@ class Feeder:
             hungry, self._hungry = self._hungry, set()
             if not hungry <= self._mine:
                 return  # somebody was just held: lease it first
-            for subscription in sorted(hungry):
-                await self._feed(subscription)
+            await self._feed(hungry)
             if not self._hungry:
                 try:
                     async with asyncio.timeout(left_s):
@@ -104,28 +108,48 @@ class Feeder:
         self._mine = {row["id"] for row in held if row["feeder"] == self._heartbeat.incarnation}
         self._others = {row["id"] for row in held if row["feeder"] is not None} - self._mine
 
-    async def _feed(self, subscription: UUID) -> None:
-        endpoint = self._index.get(subscription)
-        if endpoint is not None and endpoint.blocked is not None:
-            return  # its backlog waits for an operator
-        limit = min(self._lanes.room_of(subscription), room_for_claims(self._lanes, self._settings))
-        if endpoint is not None and limit > 0:
-            claims = await self._claims.held(subscription, limit)
+    async def _feed(self, subscriptions: Collection[UUID]) -> None:
+        """Claim from these backlogs what their endpoints take now; open the endpoints of those that are empty."""
+        turns = self._in_turn(subscriptions)
+        while rooms := self._rooms(turns):
+            claims = await self._claims.held(rooms)
             for claim in claims:
                 self._lanes.place(claim.subscription, len(claim.data))
                 self._lanes.take(claim)
                 self._lanes.submit(claim)
-            if claims:
-                return
-        if not self._lanes.in_hand_of(subscription):
-            await self._close(subscription)
+            self._last = next(reversed(rooms))
+            fed = {claim.subscription for claim in claims}
+            await self._close([one for one in rooms if one not in fed and not self._lanes.in_hand_of(one)])
 
-    async def _close(self, subscription: UUID) -> None:
-        """Open again, if nothing is held any more."""
+    def _in_turn(self, subscriptions: Collection[UUID]) -> deque[UUID]:
+        """In order of id, beginning after the one that was fed last."""
+        ordered = sorted(subscriptions)
+        start = bisect_right(ordered, self._last)
+        return deque(ordered[start:] + ordered[:start])
+
+    def _rooms(self, turns: deque[UUID]) -> dict[UUID, int]:
+        """The next backlogs to be fed, taken from `turns`, and how many deliveries of each; none when there is no room."""
+        free = room_for_claims(self._lanes, self._settings)
+        rooms: dict[UUID, int] = {}
+        share = max(1, free // max(1, min(len(turns), _BACKLOGS_AT_ONCE)))
+        while turns and free > 0 and len(rooms) < _BACKLOGS_AT_ONCE:
+            subscription = turns.popleft()
+            endpoint = self._index.get(subscription)
+            if endpoint is None:
+                rooms[subscription] = 0  # deleted: nothing is fed, and its lease is given back
+            elif endpoint.blocked is None and (room := min(share, self._lanes.room_of(subscription))) > 0:
+                rooms[subscription] = room
+                free -= room
+        return rooms
+
+    async def _close(self, subscriptions: Iterable[UUID]) -> None:
+        """Open these endpoints again, those of which nothing is held any more."""
+        idle = sorted(subscriptions)
+        if not idle:
+            return
         async with self._store.transaction() as connection:
-            if await connection.fetchval(sql.LOCK_LEASE, self._heartbeat.incarnation, subscription) is None:
-                return
-            opened = await connection.fetchval(sql.CLOSE_BACKLOG, self._heartbeat.incarnation, subscription)
-        if opened is not None:
-            self._mine.discard(subscription)
-            self._lanes.held.discard(subscription)
+            await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, idle)
+            opened = await connection.fetch(sql.CLOSE_BACKLOGS, self._heartbeat.incarnation, idle)
+        for row in opened:
+            self._mine.discard(row["id"])
+            self._lanes.held.discard(row["id"])

@@ -106,14 +106,17 @@ WHERE {_FRESH} AND id IN (SELECT id FROM subscriptions WHERE mode = 'held' AND f
 RETURNING id
 """
 
-LOCK_LEASE: Final = "SELECT id FROM subscriptions WHERE id = $2 AND feeder = $1 FOR NO KEY UPDATE"
+# $2 array of subscriptions.
+LOCK_LEASES: Final = """
+SELECT id FROM subscriptions WHERE id = ANY($2::uuid[]) AND feeder = $1 ORDER BY id FOR NO KEY UPDATE
+"""
 
-# A statement of its own after LOCK_LEASE: its snapshot is younger than the lock, so no held row escapes it.
-CLOSE_BACKLOG: Final = """
-UPDATE subscriptions SET mode = 'open', feeder = NULL
-WHERE id = $2 AND feeder = $1
-      AND NOT EXISTS (SELECT 1 FROM deliveries WHERE subscription_id = $2 AND status = 'held')
-RETURNING id
+# A statement of its own after LOCK_LEASES: its snapshot is younger than the locks, so no held row escapes it.
+CLOSE_BACKLOGS: Final = """
+UPDATE subscriptions AS s SET mode = 'open', feeder = NULL
+WHERE s.id = ANY($2::uuid[]) AND s.feeder = $1
+      AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
+RETURNING s.id
 """
 
 RELEASE_LEASES: Final = "UPDATE subscriptions SET feeder = NULL WHERE feeder = $1"
@@ -142,13 +145,18 @@ WITH picked AS (
 )
 {_CLAIM}"""
 
-# The feeder's claim on a backlog whose lease it holds. $3 subscription, $4 how many. Live ones before replays.
+# The feeder's claim on backlogs whose leases it holds. $3, $4 arrays: subscription, how many. Live ones before replays.
 CLAIM_HELD: Final = f"""
 WITH picked AS (
-    SELECT id FROM deliveries
-    WHERE subscription_id = $3 AND status = 'held' AND claimed_by IS NULL AND {_FRESH}
-          AND EXISTS (SELECT 1 FROM subscriptions WHERE id = $3 AND feeder = $1)
-    ORDER BY (cycle > 0), id LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
+    SELECT waiting.id
+    FROM unnest($3::uuid[], $4::int[]) AS backlog (subscription_id, room)
+    JOIN subscriptions AS s ON s.id = backlog.subscription_id AND s.feeder = $1
+    CROSS JOIN LATERAL (
+        SELECT d.id FROM deliveries AS d
+        WHERE d.subscription_id = s.id AND d.status = 'held' AND d.claimed_by IS NULL
+        ORDER BY (d.cycle > 0), d.id LIMIT backlog.room FOR NO KEY UPDATE SKIP LOCKED
+    ) AS waiting
+    WHERE {_FRESH}
 )
 {_CLAIM}"""
 

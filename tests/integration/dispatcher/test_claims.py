@@ -81,7 +81,7 @@ async def test_who_lapsed_claims_nothing(
     assert await claims.due([item(retrying)]) == []
     subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
     await seed.delivery(subscription)
-    assert await claims.held(subscription, 10) == []
+    assert await claims.held({subscription: 10}) == []
 
 
 async def test_the_feeder_takes_live_ones_before_replays_and_each_in_order(
@@ -90,16 +90,16 @@ async def test_the_feeder_takes_live_ones_before_replays_and_each_in_order(
     subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
     replayed = [await seed.delivery(subscription, cycle=1) for _ in range(3)]
     live = [await seed.delivery(subscription) for _ in range(3)]
-    first = [claim.delivery for claim in await claims.held(subscription, 4)]
+    first = [claim.delivery for claim in await claims.held({subscription: 4})]
     assert first == sorted(sorted(live) + sorted(replayed)[:1])
-    rest = [claim.delivery for claim in await claims.held(subscription, 4)]
+    rest = [claim.delivery for claim in await claims.held({subscription: 4})]
     assert rest == sorted(replayed)[1:]
 
 
 async def test_the_feeder_takes_nothing_without_the_lease(claims: Claims, seed: Seed) -> None:
     subscription = await seed.subscription(mode="held", feeder=await seed.dispatcher())
     await seed.delivery(subscription)
-    assert await claims.held(subscription, 10) == []
+    assert await claims.held({subscription: 10}) == []
 
 
 async def test_a_change_of_the_subscription_is_seen_by_the_claim_that_comes_after(

@@ -86,10 +86,10 @@ async def test_nothing_is_taken_when_the_bytes_in_hand_leave_no_room_for_an_even
     await seed.delivery(subscription)
     lanes.free_bytes = settings.max_event_bytes - 1
     await feeder._lease()
-    await feeder._feed(subscription)
+    await feeder._feed([subscription])
     assert not fed
     lanes.free_bytes = settings.max_event_bytes
-    await feeder._feed(subscription)
+    await feeder._feed([subscription])
     await asyncio.sleep(0)
     assert len(fed) == 1
 
@@ -148,7 +148,7 @@ async def test_an_endpoint_is_not_opened_over_a_row_that_is_just_being_held(
     async with store.transaction() as holding:
         await holding.execute(sql.LOCK_ENDPOINTS, [subscription])
         await holding.execute("UPDATE deliveries SET status = 'held' WHERE id = $1", delivery)
-        closing = asyncio.create_task(feeder._close(subscription))
+        closing = asyncio.create_task(feeder._close([subscription]))
         await eventually(lambda: _somebody_waits(store))
     await closing
     assert (await seed.row("subscriptions", subscription))["mode"] == "held"
