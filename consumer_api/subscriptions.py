@@ -25,7 +25,7 @@ from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import InvalidInput
 from schemas.ids import SUBSCRIPTION
 from schemas.signatures import format_secret
-from schemas.subscriptions import Secret, State, SubscriptionCreate, SubscriptionPatch
+from schemas.subscriptions import RateLimitInput, Secret, State, SubscriptionCreate, SubscriptionPatch
 
 _SECRET_BYTES = 32
 _STATE_REASONS = {
@@ -66,6 +66,7 @@ async def create(request: web.Request) -> web.Response:
             retry_policy=wanted.retry_policy.model_dump(mode="json"),
             headers=seal_headers(vault, wanted.headers),
             secrets=seal_secrets(vault, [Secret(secret)]),
+            **_rate(wanted.rate_limit),
         )
     view = _view(request, row)
     return json_answer(view | {"secret": secret}, status=201, headers={"Location": f"/v1/subscriptions/{view['id']}"})
@@ -147,12 +148,22 @@ def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPat
         changes["event_types"] = list(wanted.event_types)
     if wanted.retry_policy is not None:
         changes["retry_policy"] = wanted.retry_policy.model_dump(mode="json")
+    if "rate_limit" in changes:
+        del changes["rate_limit"]
+        changes |= _rate(wanted.rate_limit)
     if wanted.headers is not None:
         changes["headers"] = seal_headers(request.app[VAULT], wanted.headers)
     if wanted.state is not None and wanted.state != row.state:
         changes["state_reason"] = _STATE_REASONS[wanted.state]
     values: dict[str, Any] = changes
     return replace(row, **values)
+
+
+def _rate(limit: RateLimitInput | None) -> dict[str, Any]:
+    """The columns of a rate limit."""
+    if limit is None:
+        return {"rate_per_s": None, "rate_burst": None}
+    return {"rate_per_s": limit.requests_per_s, "rate_burst": limit.burst}
 
 
 def _check_host(url: str, settings: Settings) -> None:

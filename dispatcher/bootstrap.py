@@ -26,6 +26,7 @@ from dispatcher.hints import Hints
 from dispatcher.index import SubscriptionIndex
 from dispatcher.keeper import Keeper
 from dispatcher.lanes import Lanes
+from dispatcher.paces import Paces
 from dispatcher.reconciler import Reconciler
 from dispatcher.settlement import Outcome, Settlement
 from dispatcher.upkeep import Upkeep
@@ -104,7 +105,8 @@ async def _parts(
         store, lanes, hints, telemetry, incarnation=heartbeat.incarnation, batch_rows=settings.batch_rows
     )
     claims = Claims(store, index, heartbeat)
-    feeder = Feeder(store, claims, index, lanes, heartbeat, settings)
+    paces = Paces(ahead_s=2 * settings.feeder_period_s)
+    feeder = Feeder(store, claims, index, lanes, paces, heartbeat, settings)
     lanes.on_room = feeder.nudge
     reconciler = Reconciler(store, claims, lanes, settlement, hints, heartbeat, telemetry, settings)
     upkeep = Upkeep(store, lanes, heartbeat, telemetry, settings)
@@ -116,7 +118,7 @@ async def _parts(
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with AsyncExitStack() as stack:
         egress = await stack.enter_async_context(open_egress(settings))
-        lanes.start(Deliverer(index, egress, heartbeat, settlement, telemetry).deliver)
+        lanes.start(Deliverer(index, egress, heartbeat, settlement, paces, telemetry).deliver)
         beating = _watch(failed, "heartbeat", heartbeat.run())
         stack.push_async_callback(_cancel, [beating])
         stack.push_async_callback(feeder.release)

@@ -13,6 +13,7 @@ from dispatcher.core.liveness import why_not_begin
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim
+from dispatcher.paces import Paces
 from dispatcher.settlement import Attempted, Outcome, Settlement
 from infra.egress import Egress
 from infra.telemetry import Telemetry
@@ -33,8 +34,10 @@ class Deliverer:
         egress: Egress,
         heartbeat: Heartbeat,
         settlement: Settlement,
+        paces: Paces,
         telemetry: Telemetry,
     ) -> None:
+        self._paces = paces
         self._index = index
         self._egress = egress
         self._heartbeat = heartbeat
@@ -43,8 +46,9 @@ class Deliverer:
 
     async def deliver(self, claim: Claim) -> None:
         """Make one attempt, or hold it if it may not begin. Raises nothing: every claim gets an outcome."""
+        obstacle = await self._wait_for_turn(claim)
         endpoint = self._index.get(claim.subscription)  # as it is now: a change reaches what waited
-        obstacle = self._obstacle(claim, endpoint)
+        obstacle = obstacle or self._obstacle(claim, endpoint)
         if endpoint is None or obstacle is not None:
             self._settlement.add(Outcome(claim, Held(obstacle or "the subscription was deleted"), None))
             return
@@ -58,6 +62,16 @@ class Deliverer:
             jitter=random.random(),  # noqa: S311
         )
         self._settlement.add(Outcome(claim, verdict, Attempted(attempt_id, started_at, result, endpoint.url)))
+
+    async def _wait_for_turn(self, claim: Claim) -> str | None:
+        """Wait as long as the endpoint's pace asks; the obstacle, if it is not ours to send."""
+        endpoint = self._index.get(claim.subscription)
+        if endpoint is None or endpoint.limit is None:
+            return None
+        try:
+            return None if await self._paces.turn(endpoint) else "another dispatcher keeps its endpoint's pace"
+        except asyncio.CancelledError:  # as of a POST, there is an outcome
+            return "the dispatcher stopped"
 
     def _obstacle(self, claim: Claim, endpoint: Endpoint | None) -> str | None:
         if endpoint is None:

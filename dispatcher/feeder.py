@@ -16,8 +16,9 @@ import structlog
 from dispatcher.claims import Claims
 from dispatcher.due import room_for_claims
 from dispatcher.heartbeat import Heartbeat
-from dispatcher.index import SubscriptionIndex
+from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Lanes
+from dispatcher.paces import Paces
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.store import Store
@@ -38,6 +39,7 @@ class Feeder:
         claims: Claims,
         index: SubscriptionIndex,
         lanes: Lanes,
+        paces: Paces,
         heartbeat: Heartbeat,
         settings: Settings,
     ) -> None:
@@ -45,6 +47,7 @@ class Feeder:
         self._claims = claims
         self._index = index
         self._lanes = lanes
+        self._paces = paces
         self._heartbeat = heartbeat
         self._settings = settings
         self._mine: set[UUID] = set()
@@ -100,13 +103,18 @@ class Feeder:
         times = self._heartbeat.times
         async with self._store.transaction() as connection:
             await self._index.refresh(connection)
-            await connection.fetch(
+            leased = await connection.fetch(
                 sql.LEASE_ENDPOINTS, self._heartbeat.incarnation, times.liveness_s - times.margin_s, _LEASES_AT_ONCE
             )
             held = await connection.fetch(sql.HELD_ENDPOINTS)
         self._lanes.held = {row["id"] for row in held}
         self._mine = {row["id"] for row in held if row["feeder"] == self._heartbeat.incarnation}
         self._others = {row["id"] for row in held if row["feeder"] is not None} - self._mine
+        # A lease just taken may have had another owner since it was ours before.
+        self._paces.keep(self._mine - {row["id"] for row in leased})
+        for row in held:
+            if row["id"] in self._mine and not self._paces.has(row["id"]):
+                self._paces.begin(row["id"], full_in_s=row["full_in_s"] or 0.0)
 
     async def _feed(self, subscriptions: Collection[UUID]) -> None:
         """Claim from these backlogs what their endpoints take now; open the endpoints of those that are empty."""
@@ -128,7 +136,7 @@ class Feeder:
         return deque(ordered[start:] + ordered[:start])
 
     def _rooms(self, turns: deque[UUID]) -> dict[UUID, int]:
-        """The next backlogs to be fed, taken from `turns`, and how many deliveries of each; none when there is no room."""
+        """The next backlogs to be fed, taken from `turns`, and how many of each; none when there is no room."""
         free = room_for_claims(self._lanes, self._settings)
         rooms: dict[UUID, int] = {}
         share = max(1, free // max(1, min(len(turns), _BACKLOGS_AT_ONCE)))
@@ -137,10 +145,16 @@ class Feeder:
             endpoint = self._index.get(subscription)
             if endpoint is None:
                 rooms[subscription] = 0  # deleted: nothing is fed, and its lease is given back
-            elif endpoint.blocked is None and (room := min(share, self._lanes.room_of(subscription))) > 0:
+            elif endpoint.blocked is None and (room := min(share, self._room(endpoint))) > 0:
                 rooms[subscription] = room
                 free -= room
         return rooms
+
+    def _room(self, endpoint: Endpoint) -> int:
+        """How many more of its backlog an endpoint takes now: what its cap leaves, and its pace allows soon."""
+        room = self._lanes.room_of(endpoint.id)
+        soon = self._paces.room(endpoint)
+        return room if soon is None else min(room, soon - self._lanes.waiting_of(endpoint.id))
 
     async def _close(self, subscriptions: Iterable[UUID]) -> None:
         """Open these endpoints again, those of which nothing is held any more."""
@@ -149,7 +163,9 @@ class Feeder:
             return
         async with self._store.transaction() as connection:
             await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, idle)
-            opened = await connection.fetch(sql.CLOSE_BACKLOGS, self._heartbeat.incarnation, idle)
+            full_in_s = [self._paces.full_in_s(one) for one in idle]
+            opened = await connection.fetch(sql.CLOSE_BACKLOGS, self._heartbeat.incarnation, idle, full_in_s)
         for row in opened:
+            self._paces.end(row["id"])
             self._mine.discard(row["id"])
             self._lanes.held.discard(row["id"])

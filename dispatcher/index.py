@@ -16,6 +16,7 @@ import orjson
 import structlog
 from pydantic import TypeAdapter
 
+from dispatcher.core.pace import RateLimit
 from dispatcher.core.topics import TopicIndex
 from infra.crypto import Vault
 from schemas.errors import SecretUnreadable
@@ -25,7 +26,8 @@ from schemas.subscriptions import RetryPolicy, State, decode_secrets
 log = structlog.get_logger(__name__)
 
 _CHANGED = """
-SELECT id, tenant, url, event_types, state, timeout_s, retry_policy, headers, secrets, deleted_at, version
+SELECT id, tenant, url, event_types, state, timeout_s, retry_policy, rate_per_s, rate_burst, headers, secrets,
+       deleted_at, version
 FROM subscriptions WHERE version > $1 AND ($1 > 0 OR deleted_at IS NULL) ORDER BY version
 """
 _VERSION = "SELECT version FROM subscription_version"
@@ -47,6 +49,7 @@ class Endpoint:
     policy: RetryPolicy
     headers: Mapping[str, str]
     keys: tuple[tuple[SigningKey, datetime | None], ...]
+    limit: RateLimit | None
     blocked: str | None
 
     def keys_at(self, now: datetime) -> list[SigningKey]:
@@ -125,6 +128,7 @@ class SubscriptionIndex:
             policy=_policy(orjson.dumps(row["retry_policy"])),
             headers=headers,
             keys=tuple(keys),
+            limit=None if row["rate_per_s"] is None else RateLimit(row["rate_per_s"], row["rate_burst"]),
             blocked=blocked,
         )
 

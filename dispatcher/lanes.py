@@ -67,6 +67,7 @@ class Lanes:
         return decide(
             blocked=endpoint.blocked,
             held=endpoint.id in self.held,
+            paced=endpoint.limit is not None,
             in_hand=self.in_hand_of(endpoint.id),
             free=self.free,
         )
@@ -75,6 +76,11 @@ class Lanes:
         """How many deliveries to this endpoint are in hand."""
         lane = self._lanes.get(subscription)
         return lane.in_hand if lane else 0
+
+    def waiting_of(self, subscription: UUID) -> int:
+        """How many deliveries to this endpoint are in hand and not begun."""
+        lane = self._lanes.get(subscription)
+        return len(lane.waiting) if lane else 0
 
     def room_of(self, subscription: UUID) -> int:
         """How many more deliveries this endpoint's backlog may send here."""

@@ -36,6 +36,9 @@ MAX_HEADERS: Final = 20
 MAX_HEADER_NAME_CHARS: Final = 100
 MAX_HEADER_VALUE_CHARS: Final = 2048
 MAX_HEADERS_CHARS: Final = 8192
+MIN_RATE_PER_S: Final = 0.01
+MAX_RATE_PER_S: Final = 10_000
+MAX_BURST: Final = 10_000
 
 _PATTERN: Final = re.compile(rf"(?:\*|#|{WORD})(?:\.(?:\*|#|{WORD}))*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -248,6 +251,13 @@ class ExponentialPolicy(Input):
         return self
 
 
+class RateLimitInput(Input):
+    """At most so many requests a second, and up to `burst` of them at once after a rest."""
+
+    requests_per_s: Annotated[float, Strict(), Field(ge=MIN_RATE_PER_S, le=MAX_RATE_PER_S, allow_inf_nan=False)]
+    burst: Annotated[int, Strict(), Field(ge=1, le=MAX_BURST)] = 1
+
+
 _EXPONENTIAL_FIELDS: Final = ("max_attempts", "initial_delay_s", "multiplier", "max_delay_s")
 
 
@@ -290,12 +300,16 @@ class SubscriptionCreate(Input):
     headers: Headers = Field(default_factory=dict, repr=False)  # values are often credentials
     retry_policy: _AnyPolicy = DEFAULT_POLICY
     timeout_s: TimeoutSeconds = 15
+    rate_limit: RateLimitInput | None = None
     secret: SigningSecret | None = None
 
 
 def _no_null(value: object) -> object:
     rule("must not be null; leave it out to keep what it is" if value is None else None)
     return value
+
+
+_NEVER_NULL: Final = ("url", "event_types", "description", "headers", "retry_policy", "timeout_s", "state")
 
 
 class SubscriptionPatch(Input):
@@ -307,9 +321,10 @@ class SubscriptionPatch(Input):
     headers: Headers | None = Field(None, repr=False)
     retry_policy: _AnyPolicy | None = None
     timeout_s: TimeoutSeconds | None = None
+    rate_limit: RateLimitInput | None = None  # null takes it away
     state: State | None = None
 
-    @field_validator("*", mode="before")
+    @field_validator(*_NEVER_NULL, mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
         return _no_null(value)

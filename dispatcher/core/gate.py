@@ -17,19 +17,23 @@ class Hold:
 
 ATTEMPT = Attempt()
 HELD = Hold("the endpoint has a backlog")
+PACED = Hold("the endpoint has a rate limit: its backlog is fed at that pace")
 FULL = Hold("the endpoint is at its cap")
 
 
-def decide(*, blocked: str | None, held: bool, in_hand: int, free: int) -> Attempt | Hold:
+def decide(*, blocked: str | None, held: bool, paced: bool, in_hand: int, free: int) -> Attempt | Hold:
     """Decide for one delivery.
 
     `blocked` says why the subscription may not be delivered to at all (paused, undecryptable); `held` is the
-    endpoint's mode; `in_hand` counts its deliveries in this dispatcher and `free` the places left for everybody.
+    endpoint's mode; `paced` says that it has a rate limit, which only who holds its lease can keep; `in_hand` counts
+    its deliveries in this dispatcher and `free` the places left for everybody.
     """
     if blocked is not None:
         return Hold(blocked)
     if held:
         return HELD
+    if paced:
+        return PACED
     if in_hand >= fair_share(free):
         return FULL
     return ATTEMPT

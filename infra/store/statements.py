@@ -96,7 +96,11 @@ ON CONFLICT DO NOTHING
 LOCK_ENDPOINTS: Final = "SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 HOLD_ENDPOINTS: Final = "UPDATE subscriptions SET mode = 'held' WHERE id = ANY($1::uuid[]) AND mode = 'open'"
 
-HELD_ENDPOINTS: Final = "SELECT id, feeder FROM subscriptions WHERE mode = 'held'"
+# `full_in_s`: how long the bucket of its rate limit takes to be full, as its last feeder left it.
+HELD_ENDPOINTS: Final = """
+SELECT id, feeder, extract(epoch FROM paced_until - clock_timestamp())::float8 AS full_in_s
+FROM subscriptions WHERE mode = 'held'
+"""
 
 # Take the lease of held endpoints that nobody feeds. $3 how many.
 LEASE_ENDPOINTS: Final = f"""
@@ -112,14 +116,21 @@ SELECT id FROM subscriptions WHERE id = ANY($2::uuid[]) AND feeder = $1 ORDER BY
 """
 
 # A statement of its own after LOCK_LEASES: its snapshot is younger than the locks, so no held row escapes it.
+# $2, $3 arrays: subscription, seconds until its bucket is full.
 CLOSE_BACKLOGS: Final = """
-UPDATE subscriptions AS s SET mode = 'open', feeder = NULL
-WHERE s.id = ANY($2::uuid[]) AND s.feeder = $1
+UPDATE subscriptions AS s SET
+    mode = 'open', feeder = NULL,
+    paced_until = CASE WHEN idle.full_in_s > 0 THEN clock_timestamp() + make_interval(secs => idle.full_in_s) END
+FROM unnest($2::uuid[], $3::float8[]) AS idle (id, full_in_s)
+WHERE s.id = idle.id AND s.feeder = $1
       AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
 RETURNING s.id
 """
 
-RELEASE_LEASES: Final = "UPDATE subscriptions SET feeder = NULL WHERE feeder = $1"
+# The next owner of a lease that was not closed begins with an empty bucket.
+_PACED_ANEW: Final = "paced_until = clock_timestamp() + make_interval(secs => rate_burst / rate_per_s)"
+
+RELEASE_LEASES: Final = f"UPDATE subscriptions SET feeder = NULL, {_PACED_ANEW} WHERE feeder = $1"
 
 # --- Claims ----------------------------------------------------------------------------------------------------
 
@@ -320,8 +331,8 @@ WHERE s.mode = 'open' AND s.deleted_at IS NULL
 """
 
 # Leases of the dead. $1 liveness in seconds.
-FREE_DEAD_LEASES: Final = """
-UPDATE subscriptions AS s SET feeder = NULL
+FREE_DEAD_LEASES: Final = f"""
+UPDATE subscriptions AS s SET feeder = NULL, {_PACED_ANEW}
 WHERE s.mode = 'held' AND s.feeder IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = s.feeder
                   AND x.renewed_at > statement_timestamp() - make_interval(secs => $1))

@@ -40,6 +40,8 @@ class SubscriptionRow:
     state_reason: str | None
     timeout_s: int
     retry_policy: dict[str, Any]
+    rate_per_s: float | None
+    rate_burst: int | None
     headers: bytes | None = field(repr=False)
     secrets: bytes = field(repr=False)
     version: int
@@ -52,15 +54,16 @@ _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
 
 _INSERT = f"""
 INSERT INTO subscriptions
-    (id, tenant, url, description, event_types, timeout_s, retry_policy, headers, secrets, version)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    (id, tenant, url, description, event_types, timeout_s, retry_policy, headers, secrets, version, rate_per_s,
+     rate_burst)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
 _SAVE = f"""
 UPDATE subscriptions
 SET url = $2, description = $3, event_types = $4, state = $5, state_reason = $6, timeout_s = $7, retry_policy = $8,
-    headers = $9, secrets = $10, version = $11, updated_at = clock_timestamp()
+    headers = $9, secrets = $10, version = $11, rate_per_s = $12, rate_burst = $13, updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
@@ -105,6 +108,8 @@ async def create(
     retry_policy: dict[str, Any],
     headers: bytes | None,
     secrets: bytes,
+    rate_per_s: float | None = None,
+    rate_burst: int | None = None,
 ) -> SubscriptionRow:
     """Store a new, enabled subscription. Events admitted after the commit reach it."""
     version = await locks.change_subscriptions(conn)
@@ -120,6 +125,8 @@ async def create(
         headers,
         secrets,
         version,
+        rate_per_s,
+        rate_burst,
     )
     assert record is not None
     return SubscriptionRow(**record)
@@ -163,6 +170,8 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
         row.headers,
         row.secrets,
         row.version,
+        row.rate_per_s,
+        row.rate_burst,
     )
     assert record is not None
     if row.state == State.DISABLED:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -71,6 +72,8 @@ subscriptions = Table(
     Column("state_reason", Text),  # why it is disabled or paused, for a person
     Column("timeout_s", Integer, nullable=False),
     Column("retry_policy", JSONB, nullable=False),
+    Column("rate_per_s", Double),  # the rate limit, in requests a second; NULL for none
+    Column("rate_burst", Integer),  # requests that may go at once after a rest
     Column("headers", LargeBinary),  # encrypted JSON object; header values are often secrets
     Column("secrets", LargeBinary, nullable=False),  # encrypted JSON list of {"secret", "expires_at"}
     Column("version", BigInteger, nullable=False),  # subscription_version when it last changed
@@ -80,6 +83,8 @@ subscriptions = Table(
     # The endpoint. Not part of the configuration, so `version` does not move with it.
     Column("mode", Text, nullable=False, server_default="open"),  # open, or held: deliveries join its backlog
     Column("feeder", UUID),  # the dispatcher that holds its lease, while held
+    _moment("paced_until", nullable=True),  # when the bucket of its rate limit is full again, while nobody feeds it
+    CheckConstraint("(rate_per_s > 0 AND rate_burst > 0) OR (rate_per_s IS NULL AND rate_burst IS NULL)", name="rate"),
     CheckConstraint("state IN ('enabled', 'paused', 'disabled')", name="state_known"),
     CheckConstraint("mode IN ('open', 'held')", name="mode_known"),
     Index("subscriptions_by_tenant", "tenant", "id"),

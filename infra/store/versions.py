@@ -3,4 +3,4 @@
 from typing import Final
 
 # The newest revision in infra/migrations/versions. Known without importing Alembic, which takes longer than a query.
-SCHEMA_HEAD: Final = "0001"
+SCHEMA_HEAD: Final = "0002"

@@ -12,6 +12,7 @@ from dispatcher.feeder import Feeder
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
+from dispatcher.paces import Paces
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.store import Store
@@ -35,7 +36,7 @@ def fed(lanes: Lanes) -> list[Claim]:
 def feeder(
     store: Store, claims: Claims, index: SubscriptionIndex, lanes: Lanes, heartbeat: Heartbeat, settings: Settings
 ) -> Feeder:
-    return Feeder(store, claims, index, lanes, heartbeat, settings)
+    return Feeder(store, claims, index, lanes, Paces(ahead_s=0.5), heartbeat, settings)
 
 
 @asynccontextmanager

@@ -51,7 +51,23 @@ def test_a_body_is_shown_in_base64_and_as_text_when_it_is_text(body: bytes | Non
 
 def test_a_subscription_shows_which_headers_it_has_and_no_value() -> None:
     row = SubscriptionRow(
-        KEY, "t", "https://x", "", ["#"], "enabled", None, 15, {}, b"sealed-h", b"sealed-s", 1, NOW, NOW, "open"
+        KEY,
+        "t",
+        "https://x",
+        "",
+        ["#"],
+        "enabled",
+        None,
+        15,
+        {},
+        None,
+        None,
+        b"sealed-h",
+        b"sealed-s",
+        1,
+        NOW,
+        NOW,
+        "open",
     )
     view = subscription_view(row, Opened(("X-A",), (None, NOW)))
     assert (view["headers"], view["secrets"]) == (

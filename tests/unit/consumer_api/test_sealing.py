@@ -20,7 +20,23 @@ def _row(*, secrets: bytes, headers: bytes | None = None) -> SubscriptionRow:
     from uuid import UUID
 
     return SubscriptionRow(
-        UUID(int=1), "t", "https://x", "", ["#"], "enabled", None, 15, {}, headers, secrets, 1, NOW, NOW, "open"
+        UUID(int=1),
+        "t",
+        "https://x",
+        "",
+        ["#"],
+        "enabled",
+        None,
+        15,
+        {},
+        None,
+        None,
+        headers,
+        secrets,
+        1,
+        NOW,
+        NOW,
+        "open",
     )
 
 

@@ -4,24 +4,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.gate import ATTEMPT, FULL, HELD, Attempt, Hold, decide
+from dispatcher.core.gate import ATTEMPT, FULL, HELD, PACED, Attempt, Hold, decide
 from infra.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("blocked", "held", "in_hand", "free", "decision"),
+    ("blocked", "held", "paced", "in_hand", "free", "decision"),
     [
-        (None, False, 0, 100, ATTEMPT),
-        (None, False, 5, 100, ATTEMPT),
-        (None, False, 6, 100, FULL),
-        (None, False, 0, 15, FULL),
-        (None, True, 0, 100, HELD),
-        ("paused", False, 0, 100, Hold("paused")),
-        ("paused", True, 99, 0, Hold("paused")),
+        (None, False, False, 0, 100, ATTEMPT),
+        (None, False, False, 5, 100, ATTEMPT),
+        (None, False, False, 6, 100, FULL),
+        (None, False, False, 0, 15, FULL),
+        (None, True, False, 0, 100, HELD),
+        (None, False, True, 0, 100, PACED),
+        (None, True, True, 0, 100, HELD),
+        ("paused", False, True, 0, 100, Hold("paused")),
+        ("paused", False, False, 0, 100, Hold("paused")),
+        ("paused", True, False, 99, 0, Hold("paused")),
     ],
 )
-def test_decide(blocked: str | None, held: bool, in_hand: int, free: int, decision: Attempt | Hold) -> None:
-    assert decide(blocked=blocked, held=held, in_hand=in_hand, free=free) == decision
+def test_decide(
+    blocked: str | None, held: bool, paced: bool, in_hand: int, free: int, decision: Attempt | Hold
+) -> None:
+    assert decide(blocked=blocked, held=held, paced=paced, in_hand=in_hand, free=free) == decision
 
 
 def fill(places: int, endpoints: int) -> list[int]:
@@ -29,7 +34,7 @@ def fill(places: int, endpoints: int) -> list[int]:
     in_hand: list[int] = []
     for _ in range(endpoints):
         mine = 0
-        while decide(blocked=None, held=False, in_hand=mine, free=places - sum(in_hand) - mine) == ATTEMPT:
+        while decide(blocked=None, held=False, paced=False, in_hand=mine, free=places - sum(in_hand) - mine) == ATTEMPT:
             mine += 1
         in_hand.append(mine)
     return in_hand

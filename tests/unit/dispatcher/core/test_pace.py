@@ -1,0 +1,62 @@
+"""The pace: a table of what may go when, and the promise of a limit as a property."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.pace import RateLimit, allowance, full_at_after_one, wait_s
+
+LIMIT = RateLimit(per_s=2, burst=4)
+RATES = st.floats(0.01, 10_000)
+BURSTS = st.integers(1, 100)
+
+
+@pytest.mark.parametrize(
+    ("full_in_s", "allowed", "wait"),
+    [
+        (-5, 4, 0),  # at rest
+        (0, 4, 0),
+        (0.5, 3, 0),  # one request's worth is missing
+        (1.5, 1, 0),
+        (1.6, 0, 0.1),
+        (2, 0, 0.5),  # empty
+        (4, 0, 2.5),  # turns are given away ahead
+    ],
+)
+def test_what_may_go_by_how_full_the_bucket_is(full_in_s: float, allowed: int, wait: float) -> None:
+    assert allowance(LIMIT, full_at_s=100 + full_in_s, now_s=100) == allowed
+    assert wait_s(LIMIT, full_at_s=100 + full_in_s, now_s=100) == pytest.approx(wait)
+
+
+def test_a_full_bucket_holds_its_burst_however_long_it_rested() -> None:
+    full_at_s = 0.0
+    for _ in range(LIMIT.burst):
+        assert wait_s(LIMIT, full_at_s=full_at_s, now_s=1e6) == 0
+        full_at_s = full_at_after_one(LIMIT, full_at_s=full_at_s, now_s=1e6)
+    assert wait_s(LIMIT, full_at_s=full_at_s, now_s=1e6) == pytest.approx(1 / LIMIT.per_s)
+
+
+def sent(limit: RateLimit, asked_s: list[float]) -> list[float]:
+    """When requests that ask for their turn at these moments go."""
+    full_at_s, times = 0.0, []
+    for now_s in asked_s:
+        times.append(now_s + wait_s(limit, full_at_s=full_at_s, now_s=now_s))
+        full_at_s = full_at_after_one(limit, full_at_s=full_at_s, now_s=now_s)
+    return times
+
+
+@given(RATES, BURSTS, st.lists(st.floats(0, 100), min_size=1, max_size=60), st.floats(0.001, 50))
+def test_no_window_sees_more_than_the_burst_and_the_rate(
+    per_s: float, burst: int, asked_s: list[float], window_s: float
+) -> None:
+    times = sent(RateLimit(per_s, burst), sorted(asked_s))
+    assert times == sorted(times)
+    for start in times:
+        within = sum(start <= time < start + window_s for time in times)
+        assert within <= burst + per_s * window_s + 1e-6
+
+
+@given(RATES, BURSTS, st.integers(1, 60))
+def test_a_backlog_goes_at_the_whole_rate(per_s: float, burst: int, count: int) -> None:
+    times = sent(RateLimit(per_s, burst), [0.0] * count)
+    assert times[-1] == pytest.approx(max(0, count - burst) / per_s)
