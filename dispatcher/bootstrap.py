@@ -14,7 +14,9 @@ from uuid import UUID
 import structlog
 
 from dispatcher.admission import Admission
+from dispatcher.breakers import Breakers
 from dispatcher.claims import Claims
+from dispatcher.core.breaker import BreakerPolicy
 from dispatcher.core.conclude import Held
 from dispatcher.core.liveness import Times, contradictions
 from dispatcher.delivery import Deliverer
@@ -106,8 +108,9 @@ async def _parts(
     )
     claims = Claims(store, index, heartbeat)
     paces = Paces(ahead_s=2 * settings.feeder_period_s)
-    feeder = Feeder(store, claims, index, lanes, paces, heartbeat, settings)
-    lanes.on_room = feeder.nudge
+    breakers = Breakers(_breaker_policy(settings), telemetry)
+    feeder = Feeder(store, claims, index, lanes, paces, breakers, heartbeat, settings)
+    lanes.on_room = breakers.on_change = feeder.nudge
     reconciler = Reconciler(store, claims, lanes, settlement, hints, heartbeat, telemetry, settings)
     upkeep = Upkeep(store, lanes, heartbeat, telemetry, settings)
     admission = Admission(store, broker, index, lanes, heartbeat, telemetry, settings)
@@ -118,7 +121,7 @@ async def _parts(
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with AsyncExitStack() as stack:
         egress = await stack.enter_async_context(open_egress(settings))
-        lanes.start(Deliverer(index, egress, heartbeat, settlement, paces, telemetry).deliver)
+        lanes.start(Deliverer(index, egress, heartbeat, settlement, paces, breakers, telemetry).deliver)
         beating = _watch(failed, "heartbeat", heartbeat.run())
         stack.push_async_callback(_cancel, [beating])
         stack.push_async_callback(feeder.release)
@@ -189,6 +192,17 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
     with suppress(asyncio.CancelledError):
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _breaker_policy(settings: Settings) -> BreakerPolicy:
+    return BreakerPolicy(
+        window_s=settings.breaker_window_s,
+        min_attempts=settings.breaker_min_attempts,
+        failure_ratio=settings.breaker_failure_ratio,
+        timeouts=settings.breaker_timeouts,
+        rest_s=settings.breaker_rest_s,
+        longest_rest_s=settings.breaker_longest_rest_s,
+    )
 
 
 def _times(settings: Settings) -> Times:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import structlog
 from uuid_utils.compat import uuid7
 
+from dispatcher.breakers import Breakers
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.conclude import Held, conclude
 from dispatcher.core.liveness import why_not_begin
@@ -35,9 +36,11 @@ class Deliverer:
         heartbeat: Heartbeat,
         settlement: Settlement,
         paces: Paces,
+        breakers: Breakers,
         telemetry: Telemetry,
     ) -> None:
         self._paces = paces
+        self._breakers = breakers
         self._index = index
         self._egress = egress
         self._heartbeat = heartbeat
@@ -54,6 +57,7 @@ class Deliverer:
             return
         started_at, attempt_id = wall(), uuid7()
         result = await self._post(endpoint, claim, timestamp=int(started_at.timestamp()))
+        self._breakers.observe(claim, result)
         verdict = conclude(
             result,
             endpoint.policy,
@@ -78,6 +82,8 @@ class Deliverer:
             return "the subscription was deleted"
         if endpoint.blocked is not None:
             return endpoint.blocked
+        if self._breakers.refuses(claim):
+            return "its endpoint's breaker is open"
         if self._heartbeat.lapsed_since(claim.claimed_s):
             return "the dispatcher's heartbeat lapsed while it waited"
         return why_not_begin(

@@ -11,9 +11,13 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from uuid import UUID
 
+import asyncpg
 import structlog
 
+from dispatcher.breakers import Breakers
 from dispatcher.claims import Claims
+from dispatcher.clock import boot_s
+from dispatcher.core.breaker import Open
 from dispatcher.due import room_for_claims
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
@@ -40,6 +44,7 @@ class Feeder:
         index: SubscriptionIndex,
         lanes: Lanes,
         paces: Paces,
+        breakers: Breakers,
         heartbeat: Heartbeat,
         settings: Settings,
     ) -> None:
@@ -48,6 +53,7 @@ class Feeder:
         self._index = index
         self._lanes = lanes
         self._paces = paces
+        self._breakers = breakers
         self._heartbeat = heartbeat
         self._settings = settings
         self._mine: set[UUID] = set()
@@ -106,10 +112,14 @@ class Feeder:
             leased = await connection.fetch(
                 sql.LEASE_ENDPOINTS, self._heartbeat.incarnation, times.liveness_s - times.margin_s, _LEASES_AT_ONCE
             )
+            breakers = await self._breakers.save(connection, self._heartbeat.incarnation)
             held = await connection.fetch(sql.HELD_ENDPOINTS)
+        self._breakers.saved(breakers)
+        now_s = boot_s()
         self._lanes.held = {row["id"] for row in held}
         self._mine = {row["id"] for row in held if row["feeder"] == self._heartbeat.incarnation}
         self._others = {row["id"] for row in held if row["feeder"] is not None} - self._mine
+        self._breakers.know({row["id"]: _rest(row, now_s) for row in held})
         # A lease just taken may have had another owner since it was ours before.
         self._paces.keep(self._mine - {row["id"] for row in leased})
         for row in held:
@@ -124,6 +134,7 @@ class Feeder:
             for claim in claims:
                 self._lanes.place(claim.subscription, len(claim.data))
                 self._lanes.take(claim)
+                self._breakers.take(claim)
                 self._lanes.submit(claim)
             self._last = next(reversed(rooms))
             fed = {claim.subscription for claim in claims}
@@ -152,9 +163,13 @@ class Feeder:
 
     def _room(self, endpoint: Endpoint) -> int:
         """How many more of its backlog an endpoint takes now: what its cap leaves, and its pace allows soon."""
-        room = self._lanes.room_of(endpoint.id)
-        soon = self._paces.room(endpoint)
-        return room if soon is None else min(room, soon - self._lanes.waiting_of(endpoint.id))
+        lanes, key = self._lanes, endpoint.id
+        room = lanes.room_of(key)
+        if (probes := self._breakers.room(key, in_hand=lanes.in_hand_of(key))) is not None:
+            room = min(room, probes)
+        if (soon := self._paces.room(endpoint)) is not None:
+            room = min(room, soon - lanes.waiting_of(key))
+        return room
 
     async def _close(self, subscriptions: Iterable[UUID]) -> None:
         """Open these endpoints again, those of which nothing is held any more."""
@@ -169,3 +184,8 @@ class Feeder:
             self._paces.end(row["id"])
             self._mine.discard(row["id"])
             self._lanes.held.discard(row["id"])
+
+
+def _rest(row: asyncpg.Record, now_s: float) -> Open | None:
+    """The open breaker of a row, as its last feeder left it."""
+    return None if row["rest_s"] is None else Open(now_s + row["rest_s"], row["breaker_times"])

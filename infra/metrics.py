@@ -133,6 +133,7 @@ class Metrics:
         self.events_unreadable = count("events.unreadable", "messages that are not events")
         self.deliveries_created = count("deliveries.created", "delivery rows stored with their events")
         self.attempts = count("attempts", "POSTs concluded, by outcome", labelled=True)
+        self.breakers = count("breakers", "breakers that opened or closed", labelled=True)
         self.hints_published = count("hints.published", "work items and dead letters that the broker confirmed")
         self.hints_failed = count("hints.failed", "hints that the broker did not take; the reconciler acts instead")
         self.dead_letters = count("dead_letters", "dead letters stored, by kind", labelled=True)

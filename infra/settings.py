@@ -57,6 +57,16 @@ class Settings(BaseSettings):
     max_in_hand: Count = Field(4000, ge=16, description="deliveries claimed by one dispatcher at once")
     max_in_hand_bytes: Count = Field(134_217_728, description="bytes of event data in hand in one dispatcher at once")
     endpoint_max_in_flight: Count = Field(32, description="POSTs under way to one endpoint from one dispatcher")
+    breaker_window_s: Seconds = Field(60, description="window that an endpoint's failures are counted in, in seconds")
+    breaker_min_attempts: Count = Field(20, description="attempts in the window before their failures are judged")
+    breaker_failure_ratio: float = Field(
+        0.8, gt=0, le=1, description="share of failed attempts at which an endpoint is left alone"
+    )
+    breaker_timeouts: Count = Field(10, description="timeouts in a row at which an endpoint is left alone")
+    breaker_rest_s: Seconds = Field(
+        15, description="how long an endpoint is first left alone, in seconds; doubled while probes fail"
+    )
+    breaker_longest_rest_s: Seconds = Field(600, description="longest that an endpoint is left alone, in seconds")
     drain_s: Seconds = Field(20, description="how long a stopping dispatcher waits for what is in flight, in seconds")
 
     # Liveness; checked against each other at start-up (dispatcher/core/liveness.py)

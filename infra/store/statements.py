@@ -98,8 +98,23 @@ HOLD_ENDPOINTS: Final = "UPDATE subscriptions SET mode = 'held' WHERE id = ANY($
 
 # `full_in_s`: how long the bucket of its rate limit takes to be full, as its last feeder left it.
 HELD_ENDPOINTS: Final = """
-SELECT id, feeder, extract(epoch FROM paced_until - clock_timestamp())::float8 AS full_in_s
+SELECT id, feeder, extract(epoch FROM paced_until - clock_timestamp())::float8 AS full_in_s,
+       extract(epoch FROM breaker_until - clock_timestamp())::float8 AS rest_s, breaker_times
 FROM subscriptions WHERE mode = 'held'
+"""
+
+# A breaker that opens: the first dispatcher to say so wins, then who holds the lease. Under LOCK_ENDPOINTS. $2…$4
+# arrays: subscription, how long it rests in seconds, for which time in a row.
+OPEN_BREAKERS: Final = """
+UPDATE subscriptions AS s SET
+    mode = 'held', breaker_until = clock_timestamp() + make_interval(secs => new.rest_s), breaker_times = new.times
+FROM unnest($2::uuid[], $3::float8[], $4::int[]) AS new (id, rest_s, times)
+WHERE s.id = new.id AND (s.breaker_until IS NULL OR s.feeder = $1)
+"""
+
+# $2 array of subscriptions.
+CLOSE_BREAKERS: Final = """
+UPDATE subscriptions SET breaker_until = NULL, breaker_times = 0 WHERE id = ANY($2::uuid[]) AND feeder = $1
 """
 
 # Take the lease of held endpoints that nobody feeds. $3 how many.
@@ -122,7 +137,7 @@ UPDATE subscriptions AS s SET
     mode = 'open', feeder = NULL,
     paced_until = CASE WHEN idle.full_in_s > 0 THEN clock_timestamp() + make_interval(secs => idle.full_in_s) END
 FROM unnest($2::uuid[], $3::float8[]) AS idle (id, full_in_s)
-WHERE s.id = idle.id AND s.feeder = $1
+WHERE s.id = idle.id AND s.feeder = $1 AND s.breaker_until IS NULL
       AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
 RETURNING s.id
 """

@@ -48,6 +48,7 @@ class SubscriptionRow:
     created_at: datetime
     updated_at: datetime
     mode: str
+    breaker_until: datetime | None
 
 
 _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
@@ -63,7 +64,8 @@ RETURNING {_COLUMNS}
 _SAVE = f"""
 UPDATE subscriptions
 SET url = $2, description = $3, event_types = $4, state = $5, state_reason = $6, timeout_s = $7, retry_policy = $8,
-    headers = $9, secrets = $10, version = $11, rate_per_s = $12, rate_burst = $13, updated_at = clock_timestamp()
+    headers = $9, secrets = $10, version = $11, rate_per_s = $12, rate_burst = $13,
+    breaker_until = CASE WHEN url = $2 THEN breaker_until END, updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table

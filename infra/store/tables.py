@@ -84,6 +84,8 @@ subscriptions = Table(
     Column("mode", Text, nullable=False, server_default="open"),  # open, or held: deliveries join its backlog
     Column("feeder", UUID),  # the dispatcher that holds its lease, while held
     _moment("paced_until", nullable=True),  # when the bucket of its rate limit is full again, while nobody feeds it
+    _moment("breaker_until", nullable=True),  # rests until then, and is held; NULL: its breaker is closed
+    Column("breaker_times", Integer, nullable=False, server_default="0"),  # rests in a row
     CheckConstraint("(rate_per_s > 0 AND rate_burst > 0) OR (rate_per_s IS NULL AND rate_burst IS NULL)", name="rate"),
     CheckConstraint("state IN ('enabled', 'paused', 'disabled')", name="state_known"),
     CheckConstraint("mode IN ('open', 'held')", name="mode_known"),

@@ -41,6 +41,8 @@ QUICK: Mapping[str, object] = {
     "feeder_period_s": 0.1,
     "reconcile_period_s": 0.5,
     "reconcile_grace_s": 2,
+    "breaker_min_attempts": 1_000_000,  # a test of breakers says when they open
+    "breaker_timeouts": 1_000_000,
     "drain_s": 5,
     "database_timeout_s": 5,
     "broker_timeout_s": 5,

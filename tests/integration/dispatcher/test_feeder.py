@@ -7,7 +7,9 @@ from uuid import UUID
 
 import pytest
 
+from dispatcher.breakers import Breakers
 from dispatcher.claims import Claims
+from dispatcher.core.breaker import BreakerPolicy
 from dispatcher.feeder import Feeder
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
@@ -16,8 +18,11 @@ from dispatcher.paces import Paces
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.store import Store
+from infra.telemetry import Telemetry
 from tests.support.seed import Seed
 from tests.support.waiting import eventually
+
+POLICY = BreakerPolicy(window_s=60, min_attempts=3, failure_ratio=1, timeouts=3, rest_s=30, longest_rest_s=600)
 
 
 @pytest.fixture
@@ -34,9 +39,15 @@ def fed(lanes: Lanes) -> list[Claim]:
 
 @pytest.fixture
 def feeder(
-    store: Store, claims: Claims, index: SubscriptionIndex, lanes: Lanes, heartbeat: Heartbeat, settings: Settings
+    store: Store,
+    claims: Claims,
+    index: SubscriptionIndex,
+    lanes: Lanes,
+    heartbeat: Heartbeat,
+    telemetry: Telemetry,
+    settings: Settings,
 ) -> Feeder:
-    return Feeder(store, claims, index, lanes, Paces(ahead_s=0.5), heartbeat, settings)
+    return Feeder(store, claims, index, lanes, Paces(ahead_s=0.5), Breakers(POLICY, telemetry), heartbeat, settings)
 
 
 @asynccontextmanager

@@ -68,6 +68,7 @@ def test_a_subscription_shows_which_headers_it_has_and_no_value() -> None:
         NOW,
         NOW,
         "open",
+        None,
     )
     view = subscription_view(row, Opened(("X-A",), (None, NOW)))
     assert (view["headers"], view["secrets"]) == (

@@ -37,6 +37,7 @@ def _row(*, secrets: bytes, headers: bytes | None = None) -> SubscriptionRow:
         NOW,
         NOW,
         "open",
+        None,
     )
 
 
