@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     max_in_hand_bytes: Count = Field(134_217_728, description="bytes of event data in hand in one dispatcher at once")
     endpoint_max_in_flight: Count = Field(32, description="POSTs under way to one endpoint from one dispatcher")
     breaker_window_s: Seconds = Field(60, description="window that an endpoint's failures are counted in, in seconds")
-    breaker_min_attempts: Count = Field(20, description="attempts in the window before their failures are judged")
+    breaker_min_attempts: Count = Field(100, description="attempts in the window before their failures are judged")
     breaker_failure_ratio: float = Field(
         0.8, gt=0, le=1, description="share of failed attempts at which an endpoint is left alone"
     )
