@@ -100,6 +100,15 @@ class Receiver:
             await self._runner.cleanup()
             self._runner = None
 
+    async def quiet(self) -> None:
+        """Wait until nobody is connected: what a process that died just now had sent has come."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        deadline = monotonic() + 10
+        while self._runner.server.connections:
+            assert monotonic() < deadline, "somebody is still connected"
+            await asyncio.sleep(0.005)
+
     async def wait_for(self, count: int, *, path: str | None = None, deadline_s: float = 10) -> list[Request]:
         """Wait until `count` requests (to `path`) have come, and return them all. AssertionError at the deadline."""
         return await self.wait_until(lambda came: len(came) >= count, path=path, deadline_s=deadline_s, what=f"{count}")
