@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 LAPSED = Hold("the dispatcher's heartbeat lapsed")
 REASON_HEADER = "hookhare-reason"
+MESSAGE_ID_HEADER = "hookhare-message-id"  # the one it came with: buried twice by a crash, it is kept once
 _LONGEST_PAUSE_S = 2.0
 _ROWS_A_STATEMENT = 5000  # of one event's fan-out, so that no statement meets its timeout
 
@@ -379,4 +380,7 @@ async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> Non
 
 
 def _with_reason(message: Message, reason: str) -> Message:
-    return replace(message, headers={**message.headers, REASON_HEADER: reason[:1000]})
+    ours = {REASON_HEADER: reason[:1000]}
+    if message.message_id:
+        ours[MESSAGE_ID_HEADER] = message.message_id
+    return replace(message, headers={**message.headers, **ours})

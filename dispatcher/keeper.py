@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
-from dispatcher.admission import REASON_HEADER
+from dispatcher.admission import MESSAGE_ID_HEADER, REASON_HEADER
 from infra.broker.base import Consumer, Queue, Received
 from infra.store import statements as sql
 from infra.store.dead_letters import pack_properties
@@ -87,14 +87,16 @@ def _by_size(letters: Sequence[tuple[Received, DeadLetterKind]]) -> Iterator[lis
 
 def _row(one: Received, kind: DeadLetterKind) -> _Row:
     message = one.message
+    given = message.headers.get(MESSAGE_ID_HEADER)
+    message_id = given if isinstance(given, str) else message.message_id
     # Of events it is the producer's own id, which another event may bear too.
-    identity = message.message_id and sha256(message.message_id.encode() + b"\x00" + message.body).hexdigest()
+    identity = message_id and sha256(message_id.encode("utf-8", "replace") + b"\x00" + message.body).hexdigest()
     return (
         uuid7(),
         kind.value,
         _reason(one, kind),
         identity,
-        _storable(message.message_id),
+        _storable(message_id),
         _storable(one.routing_key),
         message.body,
         pack_properties(message),

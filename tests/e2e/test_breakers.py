@@ -3,12 +3,18 @@
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import Api, DispatcherProcess, System
 from tests.support.waiting import eventually
 
-SOON = {"breaker_min_attempts": 10, "breaker_failure_ratio": 0.8, "breaker_timeouts": 4, "breaker_rest_s": 1}
+SOON: dict[str, Any] = {
+    "breaker_min_attempts": 10,
+    "breaker_failure_ratio": 0.8,
+    "breaker_timeouts": 4,
+    "breaker_rest_s": 1,
+}
 RETRIES = {"delays_s": [1.0] * 20}
 
 

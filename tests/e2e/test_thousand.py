@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aio_pika
-
-from infra.broker.base import Queue
-from infra.broker.ladder import RUNGS_MS
 from producer.events import NewEvent
 from schemas.ids import EVENT, public_id
+from tests.support.books import in_queues
 from tests.support.receivers import Behaviour, Receiver, Request
 from tests.support.system import Api, DispatcherProcess, System
 from tests.support.waiting import eventually
@@ -56,20 +53,10 @@ async def recorded_as_delivered(system: System) -> set[tuple[str, str]]:
 async def queues_are_empty(system: System) -> None:
     """Nothing is in any queue any more, nor on the ladder. The last hints may still be on their way."""
 
-    async def waiting() -> dict[str, int]:
-        if not system.broker_url.startswith("amqp"):
-            rows = await system.fetch("SELECT queue, count(*) AS number FROM queue_messages GROUP BY queue")
-            return {row["queue"]: row["number"] for row in rows}
-        async with await aio_pika.connect(system.broker_url) as connection:
-            channel = await connection.channel()
-            names = [*(queue.value for queue in Queue), *(f"hookhare.retry.{ms}" for ms in RUNGS_MS)]
-            queues = [await channel.declare_queue(name, passive=True) for name in names]
-            return {one.name: number for one in queues if (number := one.declaration_result.message_count)}
-
     async def empty() -> bool:
-        return not await waiting()
+        return not await in_queues(system)
 
-    await eventually(empty, waiting, deadline_s=20)
+    await eventually(empty, lambda: in_queues(system), deadline_s=20)
 
 
 async def test_every_one_is_delivered_once_and_the_history_is_complete(

@@ -156,6 +156,11 @@ def _statement(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
     return run
 
 
+def statement_names() -> set[str]:
+    """What a commit may be named by."""
+    return set(_names().values())
+
+
 @cache
 def _names() -> Mapping[str, str]:
     """The name of each statement by its text."""
