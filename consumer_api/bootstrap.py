@@ -42,7 +42,7 @@ async def open_api(settings: Settings) -> AsyncIterator[RunningApi]:
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(open_telemetry(settings, "hookhare-api"))
         store = await stack.enter_async_context(open_store(settings))
-        await store.check()
+        await store.check_schema()
         broker = await stack.enter_async_context(open_broker(settings))
         app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
         port = await stack.enter_async_context(_listening(app, settings))

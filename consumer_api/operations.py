@@ -26,7 +26,7 @@ async def alive(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 when the broker takes messages and the database has this code's schema, both asked just now; else 503."""
+    """200 when the broker takes messages and this code works over the database's schema, as of just now; else 503."""
     broker, store = await asyncio.gather(
         _ask("broker", request.app[BROKER].check(timeout_s=_CHECK_TIMEOUT_S)),
         _ask("store", request.app[STORE].check()),

@@ -69,7 +69,7 @@ async def open_dispatcher(settings: Settings) -> AsyncIterator[Dispatcher]:
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(open_telemetry(settings, "hookhare-dispatcher"))
         store = await stack.enter_async_context(open_store(settings))
-        await store.check()
+        await store.check_schema()
         broker = await stack.enter_async_context(open_broker(settings))
         heartbeat = await Heartbeat(store, times).start()
         stack.push_async_callback(heartbeat.retire)

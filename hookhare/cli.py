@@ -137,7 +137,7 @@ def create_key(
 
     async def main() -> None:
         async with open_store(read_settings()) as store:
-            await store.check()
+            await store.check_schema()
             async with store.transaction() as connection:
                 key, row = await api_keys.create(connection, name)
         _say(f"the key of {row.name!r}, shown only now:")

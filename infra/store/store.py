@@ -132,19 +132,39 @@ class Store:
             yield conn
 
     async def check(self) -> None:
-        """Really ask the database. Raises StoreUnavailable, or SchemaMismatch unless its schema is this code's."""
+        """Ask the database whether a running process can work over it. Raises StoreUnavailable or SchemaMismatch.
+
+        It can over a schema that has become newer meanwhile: migrations expand first, and leave the release before at
+        work. Refused here, an upgrade would make every running process unready at once.
+        """
+        await self._usable_revision()
+
+    async def check_schema(self) -> None:
+        """Before anything begins: as `check`, and SchemaMismatch for a newer schema too.
+
+        How much newer it is, and what was contracted since, an old release cannot know.
+        """
+        revision = await self._usable_revision()
+        if revision != SCHEMA_HEAD:
+            raise SchemaMismatch(
+                f"the database's schema is {revision}, newer than this release's {SCHEMA_HEAD}: "
+                "run the release that migrated it, or a later one"
+            )
+
+    async def _usable_revision(self) -> str:
+        """The revision of the schema: this release's, or a newer one."""
         async with self.connection() as conn:
             try:
-                revision = await conn.fetchval("SELECT version_num FROM alembic_version")
+                revision: str | None = await conn.fetchval("SELECT version_num FROM alembic_version")
             except asyncpg.UndefinedTableError:
                 revision = None
         if revision is None:
             raise SchemaMismatch("the database has no schema yet: run `hookhare migrate`")
-        if revision != SCHEMA_HEAD:
+        if revision < SCHEMA_HEAD:
             raise SchemaMismatch(
-                f"the database's schema is {revision}, this code needs {SCHEMA_HEAD}: "
-                "run `hookhare migrate` of the newer of the two releases, and this release if it is that one"
+                f"the database's schema is {revision}, older than this release's {SCHEMA_HEAD}: run `hookhare migrate`"
             )
+        return revision
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:

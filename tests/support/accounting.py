@@ -27,7 +27,8 @@ _UNFINISHED: Mapping[str, str] = {
     "WHERE status NOT IN ('delivered', 'dead', 'canceled')",
     "a claim that nobody freed": "SELECT id, status, claimed_by FROM deliveries WHERE claimed_by IS NOT NULL",
     "an endpoint that is held for nothing, or leased": "SELECT id, url, mode, feeder FROM subscriptions "
-    "WHERE (mode = 'held' AND state = 'enabled' OR mode = 'open' AND feeder IS NOT NULL) AND deleted_at IS NULL",
+    "WHERE (mode = 'held' AND state = 'enabled' AND breaker_until IS NULL OR mode = 'open' AND feeder IS NOT NULL) "
+    "AND deleted_at IS NULL",  # a breaker stays open until the next delivery probes
     "a dead letter that was not published": "SELECT id, delivery_id FROM dead_letters "
     "WHERE kind = 'delivery' AND published_at IS NULL",
     "a replay that goes on": "SELECT id, matched, replayed, skipped FROM replays WHERE state = 'running'",
@@ -62,7 +63,7 @@ FROM attempts AS a JOIN deliveries AS d ON d.id = a.delivery_id ORDER BY a.start
 """
 _CLAIMED = """
 SELECT d.event_id, s.url FROM deliveries AS d JOIN subscriptions AS s ON s.id = d.subscription_id
-WHERE d.claimed_by IS NOT NULL AND d.status NOT IN ('delivered', 'dead', 'canceled')
+WHERE d.claimed_by IS NOT NULL
 """
 _LETTERS = "SELECT kind, body, reason FROM dead_letters WHERE kind <> 'delivery'"
 _SHOWN = 5  # of each kind of finding
@@ -143,12 +144,15 @@ class Accounting:
         return [
             *self._wrong,
             *wrong,
-            *await self._unsettled(),
-            *await self._rows(_WRONG),
+            *await self.rows_at_fault(),
             *await self._undelivered(),
             *await self._letters(),
             *(f"a POST too many that no fault explains: {one}" for one in self._unexplained(repeats)),
         ]
+
+    async def rows_at_fault(self) -> list[str]:
+        """What must not be in the rows and queues once all work is done, whoever was to be delivered what."""
+        return await self._unsettled() + await self._rows(_WRONG)
 
     async def check(self) -> None:
         """Fail with what does not add up."""

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cache
 from multiprocessing.context import ForkServerContext
@@ -28,20 +28,37 @@ def _context() -> ForkServerContext:
     return context
 
 
-def fork(environment: Mapping[str, str], log: Path, fault: signal.Signals, points: tuple[Point, ...]) -> BaseProcess:
-    """A dispatcher's process, started; its output goes to `log`. It sends itself `fault` at the points."""
-    process = _context().Process(target=_run, args=(dict(environment), log, fault, points), daemon=True)
+def fork(
+    environment: Mapping[str, str],
+    log: Path,
+    fault: signal.Signals,
+    points: tuple[Point, ...],
+    prepare: Callable[[], None] | None = None,
+) -> BaseProcess:
+    """A dispatcher's process, started; its output goes to `log`. It sends itself `fault` at the points.
+
+    `prepare` is called in it before anything else; it has to be one that can be pickled.
+    """
+    process = _context().Process(target=_run, args=(dict(environment), log, fault, points, prepare), daemon=True)
     process.start()
     return process
 
 
-def _run(environment: Mapping[str, str], log: Path, fault: signal.Signals, points: tuple[Point, ...]) -> None:
+def _run(
+    environment: Mapping[str, str],
+    log: Path,
+    fault: signal.Signals,
+    points: tuple[Point, ...],
+    prepare: Callable[[], None] | None,
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
     with log.open("ab") as output:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
     sys.argv[1:] = ["dispatcher"]
+    if prepare is not None:
+        prepare()
     with ExitStack() as stack:
         for point in points:
             stack.enter_context(trap(point, lambda: os.kill(os.getpid(), fault)))

@@ -5,7 +5,7 @@ Dispatchers run in the test's own process (`dispatcher`) or as processes that ca
 
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -63,13 +63,18 @@ class Api:
 
     async def call(self, method: str, path: str, body: object = None, *, expect: int | None = None) -> Any:
         """One call; its JSON answer. `expect` is the status that it must have (2xx unless said)."""
+        status, answer = await self.ask(method, path, body)
+        assert status == expect if expect else status < 300, (status, answer)
+        return answer
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """One call; its status and its JSON answer."""
         data = None if body is None else orjson.dumps(body)
         async with self._session.request(
             method, self.base + path, data=data, headers={"Content-Type": "application/json"}
         ) as response:
             text = await response.read()
-            assert response.status == expect if expect else response.status < 300, (response.status, text)
-            return orjson.loads(text) if text else None
+            return response.status, orjson.loads(text) if text else None
 
     async def subscribe(self, url: str, *event_types: str, **more: object) -> dict[str, Any]:
         """Create a subscription; the answer has its secret."""
@@ -177,7 +182,10 @@ class System:
 
 
 class DispatcherProcess:
-    """A dispatcher in a process of its own. It sends itself `fault` when it comes to one of the points `at`."""
+    """A dispatcher in a process of its own. It sends itself `fault` when it comes to one of the points `at`.
+
+    `prepare` is called in the process before anything else, to put something hostile in a part's place.
+    """
 
     def __init__(
         self,
@@ -186,12 +194,14 @@ class DispatcherProcess:
         *,
         at: Sequence[Point] = (),
         fault: signal.Signals = signal.SIGKILL,
+        prepare: Callable[[], None] | None = None,
         **changes: object,
     ) -> None:
         self._environment = {**system.environment(**changes), "HOOKHARE_LOG_LEVEL": "info"}
         self._log = log
         self._points = tuple(at)
         self._fault = fault
+        self._prepare = prepare
         self._process: BaseProcess | None = None
 
     @property
@@ -208,7 +218,7 @@ class DispatcherProcess:
         """Start it, and wait until it says that it has, or has come to its fault before."""
         self._log.touch()
         before = self._log.read_bytes().count(b"dispatcher.started")
-        self._process = fork(self._environment, self._log, self._fault, self._points)
+        self._process = fork(self._environment, self._log, self._fault, self._points, self._prepare)
 
         async def started() -> bool:
             if self.running:

@@ -70,11 +70,14 @@ async def test_the_migrated_schema_is_the_one_in_tables(database_url: str, empty
     assert any(line.startswith("deliveries.id uuid not null") for line in migrated)
 
 
-def test_the_head_is_the_newest_revision() -> None:
+def test_the_head_is_the_newest_revision_and_all_are_numbered_in_order() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(infra.migrations.__file__).parent))
     config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_HEAD]
+    scripts = ScriptDirectory.from_config(config)
+    assert scripts.get_heads() == [SCHEMA_HEAD]
+    newest_first = [script.revision for script in scripts.walk_revisions()]
+    assert newest_first == [f"{number:04}" for number in range(len(newest_first), 0, -1)]
 
 
 async def test_many_tasks_may_migrate_at_once(empty_database_url: str) -> None:
@@ -98,7 +101,7 @@ async def test_many_processes_may_migrate_at_once(empty_database_url: str) -> No
 
 async def assert_migrated(dsn: str) -> None:
     async with open_store(read_settings(database_url=dsn)) as store:
-        await store.check()
+        await store.check_schema()
         async with store.connection() as conn:
             assert await conn.fetchval("SELECT count(*) FROM subscription_version") == 1
             today = await partitions.today(conn)

@@ -190,16 +190,26 @@ async def test_a_url_that_is_none_of_ours_names_the_setting_and_not_the_password
     assert "hush" not in str(caught.value)
 
 
-async def test_check_asks_for_the_schema(store: Store) -> None:
+async def test_a_schema_that_is_older_or_none_is_refused_at_any_time_a_newer_one_at_the_start(store: Store) -> None:
+    await store.check_schema()
+    await _set_revision(store, "9999")
     await store.check()
-    async with store.connection() as conn:
-        await conn.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(SchemaMismatch, match="9999"):
-        await store.check()
+    with pytest.raises(SchemaMismatch, match="9999, newer than this release's"):
+        await store.check_schema()
+    await _set_revision(store, "0000")
+    for check in (store.check, store.check_schema):
+        with pytest.raises(SchemaMismatch, match=r"0000, older than .* run `hookhare migrate`"):
+            await check()
     async with store.connection() as conn:
         await conn.execute("DROP TABLE alembic_version")
-    with pytest.raises(SchemaMismatch, match="migrate"):
-        await store.check()
+    for check in (store.check, store.check_schema):
+        with pytest.raises(SchemaMismatch, match="no schema yet: run `hookhare migrate`"):
+            await check()
+
+
+async def _set_revision(store: Store, revision: str) -> None:
+    async with store.transaction() as conn:
+        await conn.execute("UPDATE alembic_version SET version_num = $1", revision)
 
 
 async def test_a_key_outside_all_partitions_is_said_and_not_swallowed(store: Store) -> None:
