@@ -78,12 +78,13 @@ _OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class _Attempt:
     """What the layers below learn about one request. They find it in the context that the request runs in."""
 
-    __slots__ = ("address", "forbidden", "guard", "host", "status")
+    __slots__ = ("address", "forbidden", "guard", "handshaking", "host", "status")
 
     def __init__(self) -> None:
         self.host = ""  # of the URL
         self.address: str | None = None  # tried last
         self.forbidden: str | None = None  # why an address was refused
+        self.handshaking = False  # connected to `address`, TLS has begun
         self.guard: ResponseGuard | None = None  # over the connection; None until there is one
         self.status: int | None = None  # the answer has begun
 
@@ -99,6 +100,16 @@ class _Request(aiohttp.ClientRequest):
             guard.begin()
             conn.add_callback(guard.end)
         return await super().send(conn)
+
+
+class _Tls(ssl.SSLObject):
+    """Tells the attempt that it is TLS that takes so long, and not the connection before it."""
+
+    def do_handshake(self) -> None:
+        attempt = _ATTEMPT.get(None)
+        if attempt is not None:
+            attempt.handshaking = True
+        super().do_handshake()
 
 
 class _FewAddresses(aiohttp.AsyncResolver):
@@ -224,6 +235,7 @@ async def open_egress(
     async with AsyncExitStack() as stack:
         if tls is None:
             tls = await asyncio.to_thread(ssl.create_default_context)  # reads the certificates: about 20 ms
+        tls.sslobject_class = _Tls
         resolver = _FewAddresses(nameservers=nameservers, timeout=_DNS_TRY_S, tries=_DNS_TRIES)
         stack.push_async_callback(resolver.close)
         connector = aiohttp.TCPConnector(
@@ -300,8 +312,10 @@ def _lateness(attempt: _Attempt, timeout_s: float) -> str:
     if attempt.guard is not None:
         return f"no answer came from {attempt.guard.peer} {limit}"
     if attempt.address is not None:
+        if attempt.handshaking:
+            return f"TLS with {attempt.host} at {attempt.address} did not finish its handshake {limit}"
         return f"no connection to {attempt.address} {limit}"
-    return f"{attempt.host} was not looked up {limit}"
+    return f"the look-up of {attempt.host} got no answer {limit}"
 
 
 def _translated(error: Exception, attempt: _Attempt) -> tuple[Failure, str]:

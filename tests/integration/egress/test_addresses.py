@@ -138,7 +138,7 @@ async def test_a_name_that_is_never_answered_ends_at_the_deadline() -> None:
     async with resolving(LOOPBACK, silent=SILENCE) as egress:
         result = await post(egress, "http://silent.test/", timeout_s=0.4)
     assert isinstance(result, NoAnswer)
-    assert (result.failure, result.reason) == (Failure.TIMEOUT, "silent.test was not looked up within 0.4 s")
+    assert (result.failure, result.reason) == (Failure.TIMEOUT, "the look-up of silent.test got no answer within 0.4 s")
     assert 390 <= result.duration_ms < 900
 
 

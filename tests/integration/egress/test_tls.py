@@ -89,7 +89,8 @@ async def test_a_handshake_that_never_ends_ends_at_the_deadline() -> None:
         result = await post(egress, f"https://127.0.0.1:{server.port}/", timeout_s=0.4)
         assert isinstance(result, NoAnswer)
         assert result.failure is Failure.TIMEOUT
-        assert result.reason == f"no connection to 127.0.0.1:{server.port} within 0.4 s"
+        where = f"127.0.0.1 at 127.0.0.1:{server.port}"
+        assert result.reason == f"TLS with {where} did not finish its handshake within 0.4 s"
 
 
 async def test_what_does_not_speak_tls_is_told() -> None:
