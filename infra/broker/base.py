@@ -97,8 +97,9 @@ class Broker(Protocol):
     Publishing:
     - `publish` returns only when the message is stored durably: a broker killed right after still has it.
     - A message that no queue is bound for raises `Unroutable`, and nothing is stored.
-    - A broker that refuses or blocks raises `PublishRefused`, one that is away `BrokerUnavailable`, and no
-      confirm in time `PublishTimeout`: each within `timeout_s`, never a hang.
+    - A broker that refuses or blocks raises `PublishRefused`, and nothing is stored. One that is away raises
+      `BrokerUnavailable`, and no confirm in time, or a broker that began to block meanwhile, `PublishTimeout`: then it
+      may be stored. Each within `timeout_s`, never a hang.
     - `publish_many` pipelines; its result has for each message, in order, None or the error.
     - Body, headers, content type and the properties arrive as they were sent, but for `message_id`, which is fresh for
       each publish. `x-death` headers are never republished.

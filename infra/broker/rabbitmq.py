@@ -182,12 +182,12 @@ class RabbitBroker:
     def _late(self, lane: _Lane | None) -> BrokerError:
         if lane is None:
             return BrokerUnavailable(f"no connection to RabbitMQ in time: {self._publishing.why}")
-        if lane.wire.blocked:
-            return PublishRefused(_BLOCKED)
+        if lane.wire.blocked:  # since this was sent: RabbitMQ says so only to who publishes, and reads that afterwards
+            return PublishTimeout(f"{_BLOCKED}; the message may be stored once that is over")
         return PublishTimeout("RabbitMQ did not confirm in time; the message may be stored all the same")
 
     async def _watch_alarm(self) -> None:
-        """Let nobody wait for a confirm on a connection that the broker blocks: run their clocks down."""
+        """Let nobody wait for a confirm on a connection that the broker begins to block: run their clocks down."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_ALARM_PERIOD_S)
