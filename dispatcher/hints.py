@@ -43,7 +43,7 @@ class Hints:
         self._timeout_s = timeout_s
         self._batch_rows = batch_rows
         self._at_once = at_once
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._one_publisher = asyncio.Lock()  # two would publish the same dead letters twice
 
     def publish(self, due: Sequence[tuple[WorkItem, float]], dead: Sequence[UUID]) -> None:
@@ -58,14 +58,17 @@ class Hints:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=limit_s)
 
-    async def publish_dead_letters(self) -> None:
-        """Publish the dead letters not marked published, and mark them. Raises nothing: they stay unmarked."""
+    async def publish_dead_letters(self) -> int:
+        """Publish the dead letters that are not marked published, and mark them. Raises nothing. Returns how many."""
         async with self._one_publisher:
-            while await self._publish_unmarked():
-                pass
+            published = number = await self._publish_unmarked()
+            while number == self._batch_rows:
+                number = await self._publish_unmarked()
+                published += number
+        return published
 
-    async def _publish_unmarked(self) -> bool:
-        """One batch; whether there may be another. Locked meanwhile, so that another dispatcher takes others."""
+    async def _publish_unmarked(self) -> int:
+        """One batch, and how many of it. Locked meanwhile, so that another dispatcher takes others."""
         try:
             async with self._store.transaction() as connection:
                 rows = await connection.fetch(sql.UNPUBLISHED_DEAD_LETTERS, self._batch_rows)
@@ -75,8 +78,8 @@ class Hints:
                     await connection.execute(sql.MARK_DEAD_LETTERS_PUBLISHED, published)
         except StoreError as error:
             log.warning("dead_letters.not_published", error=str(error))
-            return False
-        return len(published) == self._batch_rows
+            return 0
+        return len(published)
 
     async def _publish_work(self, due: Sequence[tuple[WorkItem, float]]) -> None:
         await self._send([Outgoing(ToWorkAfter(delay_s), encode_work(item)) for item, delay_s in due])
@@ -92,7 +95,7 @@ class Hints:
             log.warning("hints.failed", failed=len(failed), of=len(errors), error=str(failed[0]))
         return errors
 
-    def _begin(self, work: Coroutine[object, object, None], count: int) -> None:
+    def _begin(self, work: Coroutine[object, object, object], count: int) -> None:
         if len(self._tasks) >= self._at_once:
             work.close()
             self._metrics.hints_failed.add(count)

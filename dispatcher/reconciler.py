@@ -67,7 +67,7 @@ class Reconciler:
     async def reconcile(self) -> None:
         """Lost claims, dead dispatchers, lost hints, unpublished dead letters."""
         await self._each(self._hold_lost_claims, self._free_leases, self._free_claims, self._hold_overdue)
-        await self._hints.publish_dead_letters()
+        self._count("dead_letters", await self._hints.publish_dead_letters())
 
     async def scan(self) -> None:
         """What only a crash between two transactions of an operator's action can leave."""

@@ -131,8 +131,11 @@ class Accounting:
         return died
 
     async def is_settled(self) -> bool:
-        """Whether nothing is left to do: in the database, and then in the broker."""
-        return not await self._rows(_UNFINISHED) and not await in_queues(self.system)
+        """Whether nothing is left to do: in the database, and then in the broker.
+
+        What a dispatcher has taken and not yet admitted shows in neither; so all that was published has to be there.
+        """
+        return not await self._missing() and not await self._rows(_UNFINISHED) and not await in_queues(self.system)
 
     async def settled(self, *, deadline_s: float = 60) -> None:
         """Wait until nothing is left to do."""
@@ -174,9 +177,18 @@ class Accounting:
             for url in sorted(asked)
         ]
 
+    async def _missing(self) -> list[str]:
+        """Of what was published, what is not in the database."""
+        stored = {row["external_id"] for row in await self.system.fetch("SELECT external_id FROM events")}
+        kept = Counter((row["kind"], row["body"]) for row in await self.system.fetch(_LETTERS))
+        return [
+            *(f"not stored: event {external_id}" for external_id in self._published.keys() - stored),
+            *(f"{number} not kept: {letter}" for letter, number in (self._buried - kept).items()),
+        ]
+
     async def _unsettled(self) -> list[str]:
         waiting = [f"{number} messages in {queue}" for queue, number in (await in_queues(self.system)).items()]
-        return await self._rows(_UNFINISHED) + waiting
+        return await self._missing() + await self._rows(_UNFINISHED) + waiting
 
     async def _rows(self, statements: Mapping[str, str]) -> list[str]:
         """A line for each row that must not be there."""
@@ -193,8 +205,6 @@ class Accounting:
         asked = Counter((external_id, url) for external_id, urls in self._published.items() for url in urls)
         findings = [f"lost: event {external_id} for {url}" for external_id, url in asked - made]
         findings += [f"more than was asked for: event {external_id} to {url}" for external_id, url in made - asked]
-        stored = {row["external_id"] for row in await self.system.fetch("SELECT external_id FROM events")}
-        findings += [f"lost: event {external_id}" for external_id in self._published.keys() - stored]
         seen = {
             (request.webhook_id, receiver.url(request.path))
             for receiver in self.receivers
@@ -212,8 +222,7 @@ class Accounting:
         """Buried messages that are not kept once, with their bytes and a reason."""
         rows = await self.system.fetch(_LETTERS)
         kept = Counter((row["kind"], row["body"]) for row in rows)
-        findings = [f"{number} not kept: {letter}" for letter, number in (self._buried - kept).items()]
-        findings += [f"{number} kept too many: {letter}" for letter, number in (kept - self._buried).items()]
+        findings = [f"{number} kept too many: {letter}" for letter, number in (kept - self._buried).items()]
         return findings + [f"kept without a reason: {row['body']!r}" for row in rows if not row["reason"]]
 
     async def _repeats(self) -> tuple[list[Repeat], list[str]]:

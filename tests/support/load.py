@@ -5,6 +5,7 @@ publish has ended within `LIMIT_S`, well or badly.
 """
 
 import asyncio
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -61,10 +62,11 @@ class Load:
 
     async def account(self, books: Accounting, *urls: str, deadline_s: float = 60) -> None:
         """Wait until all is done; then all that was confirmed, and what is stored unconfirmed, has to add up."""
-        await books.settled(deadline_s=deadline_s)
-        stored = {row["external_id"] for row in await books.system.fetch("SELECT external_id FROM events")}
-        for external_id in stored.union(*self.confirmed.values()):
+        for external_id in itertools.chain.from_iterable(self.confirmed.values()):
             books.published(external_id, *urls)
+        await books.settled(deadline_s=deadline_s)
+        for row in await books.system.fetch("SELECT external_id FROM events"):
+            books.published(row["external_id"], *urls)
         await books.check()
 
 
