@@ -68,6 +68,8 @@ class _Routed(logging.Handler):
             for process in self._processors:
                 line = process(None, record.levelname.lower(), line)
             self._write(line)
+        except structlog.DropEvent:  # no Exception: how a processor says that there is no line
+            return
         except Exception:  # noqa: BLE001 a log line must not break what it tells of
             self.handleError(record)
 

@@ -117,6 +117,16 @@ def test_a_record_that_cannot_be_formatted_breaks_nothing(capsys: pytest.Capture
     assert "--- Logging error ---" in capsys.readouterr().err
 
 
+def test_a_processor_may_drop_a_librarys_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the one does by which a test reads along; what the library was doing goes on."""
+    stream = configured()
+    with structlog.testing.capture_logs() as lines:
+        logging.getLogger("library").warning("a wire was lost")
+    assert [(line["event"], line["logger"]) for line in lines] == [("a wire was lost", "library")]
+    assert stream.lines() == []
+    assert capsys.readouterr().err == ""
+
+
 def test_configuring_again_does_not_log_twice() -> None:
     configured()
     stream = configured()
