@@ -3,6 +3,7 @@
 import os
 
 pytest_plugins = [
+    "tests.support.logs",
     "tests.support.rabbitmq",
     "tests.support.postgres",
     "tests.support.receivers",

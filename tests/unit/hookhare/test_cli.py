@@ -1,13 +1,10 @@
 """The commands as far as they need no server: help, errors, keys, lists."""
 
-import logging
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from hookhare.cli import app
@@ -27,6 +24,7 @@ COMMANDS = [
 SECRET = "hunter2"
 NOWHERE = f"postgresql://me:{SECRET}@127.0.0.1:1/x"
 NO_DATABASE = "hookhare: HOOKHARE_DATABASE_URL: is not set; it is the postgresql:// URL of the database\n"
+pytestmark = pytest.mark.usefixtures("own_logging")  # a server's command sets logs up for its process
 runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})
 
 
@@ -37,18 +35,6 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOOKHARE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOOKHARE_BROKER_TIMEOUT_S", "0.5")
-
-
-@pytest.fixture(autouse=True)
-def no_logging() -> Iterator[None]:
-    """A server's command sets logs up for its process, which here is the tests' own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,8 @@ from pydantic import SecretStr
 
 from infra.logs import configure_logging
 from infra.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -27,18 +29,6 @@ class Stream:
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.buffer.getvalue().splitlines()]
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Logging is the process's: whatever a test configures is undone."""
-    root = logging.getLogger()
-    level = root.level
-    yield
-    root.setLevel(level)
-    for handler in ours():
-        root.removeHandler(handler)
-    structlog.reset_defaults()
 
 
 def ours() -> list[logging.Handler]:
