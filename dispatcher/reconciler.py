@@ -96,34 +96,25 @@ class Reconciler:
 
     async def _free_leases(self) -> None:
         """The leases of the dead."""
-        async with self._store.transaction() as connection:
-            leases = (
-                await connection.fetch(sql.FREE_DEAD_LEASES, self._liveness_s)
-                if await self._may_judge(connection)
-                else ()
-            )
+        async with self._store.connection() as connection:
+            leases = await connection.fetch(sql.FREE_DEAD_LEASES, self._heartbeat.incarnation, self._liveness_s)
         self._count("dead_leases", len(leases))
 
     async def _free_claims(self) -> None:
         """The claims of the dead, and those older than the cap."""
         cap_s = self._heartbeat.times.claim_cap_s
-        await self._in_batches("dead_claims", sql.FREE_DEAD_CLAIMS, self._liveness_s, cap_s, judging=True)
-
-    async def _may_judge(self, connection: asyncpg.Connection) -> bool:
-        """Asked in the transaction that acts on it: a dispatcher that was stopped in between has lost the right."""
-        return await connection.fetchval(sql.MAY_JUDGE, self._heartbeat.incarnation, self._liveness_s) is not None
+        judge = self._heartbeat.incarnation
+        await self._in_batches("dead_claims", sql.FREE_DEAD_CLAIMS, judge, self._liveness_s, cap_s)
 
     async def _hold_overdue(self) -> None:
         """Retries whose hint is late beyond the grace: with a wiped broker, all of them."""
         await self._in_batches("overdue_retries", sql.HOLD_OVERDUE, self._settings.reconcile_grace_s)
 
-    async def _in_batches(self, what: str, statement: str, *arguments: float, judging: bool = False) -> None:
+    async def _in_batches(self, what: str, statement: str, *arguments: object) -> None:
         """Run a statement that holds rows until it finds no more, and hold the endpoints of those that it held."""
         limit = number = self._settings.batch_rows
         while number == limit:
             async with self._store.transaction() as connection:
-                if judging and not await self._may_judge(connection):
-                    return
                 rows = await connection.fetch(statement, *arguments, limit)
             await self._hold_endpoints({row["subscription_id"] for row in rows if row["status"] == Status.HELD})
             number = len(rows)

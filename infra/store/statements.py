@@ -271,23 +271,23 @@ RETURNING id
 # --- Reconciler ------------------------------------------------------------------------------------------------
 # The rows are picked in any order: what is locked is skipped, so nobody waits, and an order would cost an index.
 
-# Only who has itself renewed without a gap for the liveness time may judge. $2 liveness in seconds. Asked in the
-# transaction that acts on it.
-MAY_JUDGE: Final = """
-SELECT 1 FROM dispatchers WHERE id = $1 AND renewed_at > clock_timestamp() - make_interval(secs => $2)
-    AND steady_since < clock_timestamp() - make_interval(secs => $2)
-"""
+# Only who has itself renewed without a gap for the liveness time may judge. $2 liveness in seconds. Part of the
+# statement that acts on it, by the same moment: who was stopped between a question and its act would judge by an old
+# answer, and, going on first after a time in which all stood still, take every other one for dead.
+_MAY_JUDGE: Final = """EXISTS (SELECT 1 FROM dispatchers AS judge WHERE judge.id = $1
+                               AND judge.renewed_at > statement_timestamp() - make_interval(secs => $2)
+                               AND judge.steady_since < statement_timestamp() - make_interval(secs => $2))"""
 
 # Rows whose claim is dead, or older than the cap: unfinished ones are held, the fence unchanged, so that a late
-# owner's outcome still counts until somebody claims anew. $1 liveness, $2 claim cap, both in seconds; $3 how many.
+# owner's outcome still counts until somebody claims anew. $2 liveness, $3 claim cap, both in seconds; $4 how many.
 FREE_DEAD_CLAIMS: Final = f"""
 WITH picked AS (
     SELECT d.id FROM deliveries AS d
-    WHERE d.claimed_by IS NOT NULL
-      AND (d.claimed_at < statement_timestamp() - make_interval(secs => $2)
+    WHERE {_MAY_JUDGE} AND d.claimed_by IS NOT NULL
+      AND (d.claimed_at < statement_timestamp() - make_interval(secs => $3)
            OR NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = d.claimed_by
-                          AND x.renewed_at > statement_timestamp() - make_interval(secs => $1)))
-    LIMIT $3 FOR NO KEY UPDATE OF d SKIP LOCKED
+                          AND x.renewed_at > statement_timestamp() - make_interval(secs => $2)))
+    LIMIT $4 FOR NO KEY UPDATE OF d SKIP LOCKED
 )
 UPDATE deliveries AS d SET
     status = CASE WHEN d.status IN ('pending', 'retrying') THEN 'held' ELSE d.status END,
@@ -345,12 +345,12 @@ WHERE s.mode = 'open' AND s.deleted_at IS NULL
   AND EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'held')
 """
 
-# Leases of the dead. $1 liveness in seconds.
+# Leases of the dead. $2 liveness in seconds.
 FREE_DEAD_LEASES: Final = f"""
 UPDATE subscriptions AS s SET feeder = NULL, {_PACED_ANEW}
-WHERE s.mode = 'held' AND s.feeder IS NOT NULL
+WHERE {_MAY_JUDGE} AND s.mode = 'held' AND s.feeder IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = s.feeder
-                  AND x.renewed_at > statement_timestamp() - make_interval(secs => $1))
+                  AND x.renewed_at > statement_timestamp() - make_interval(secs => $2))
 RETURNING s.id
 """
 

@@ -2,7 +2,8 @@
 
 The adapters are wrapped from outside for as long as a trap is set, in the process that sets it; production code carries
 no hooks. A commit goes by the names of the statements that had an effect in it (`INSERT_DELIVERIES`, `CLAIM_DUE`), as
-`infra/store/statements.py` and its neighbours name them; a publish by the kind of its address, an ack by its queue.
+`infra/store/statements.py` and its neighbours name them; a statement within a transaction, and its preparation, by its
+name; a publish by the kind of its address, an ack by its queue. What is being POSTed is known too (`under_way`).
 
 `SENT` lies between BEFORE and AFTER: the bytes are on their way, and nobody has read the answer.
 """
@@ -33,6 +34,8 @@ _TURNS: Final = 20  # of the loop, after which what was begun has written its by
 
 class Step(StrEnum):
     COMMIT = "commit"
+    STATEMENT = "statement"
+    PREPARE = "prepare"
     PUBLISH = "publish"
     ACK = "ack"
     RELEASE = "release"
@@ -81,6 +84,7 @@ class Trap:
 
 
 _traps: list[Trap] = []
+under_way: list[tuple[str, str]] = []  # POSTs that have begun and have no outcome yet, by webhook-id and URL
 
 
 @contextmanager
@@ -100,6 +104,7 @@ def trap(point: Point, action: Callable[[], Awaitable[None] | None]) -> Iterator
 def _wrap_adapters(patch: pytest.MonkeyPatch) -> None:
     for name in ("execute", "fetch", "fetchrow", "fetchval"):
         patch.setattr(Connection, name, _statement(getattr(Connection, name)))
+    patch.setattr(Connection, "_get_statement", _prepare(getattr(Connection, "_get_statement")))  # noqa: B009
     for broker in (RabbitBroker, PostgresBroker):
         patch.setattr(broker, "publish_many", _publish_many(broker.publish_many))
     patch.setattr(RabbitBroker, "publish", _publish(RabbitBroker.publish))  # the other one's goes by publish_many
@@ -144,16 +149,28 @@ def _statement(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
         if query.startswith("COMMIT"):
             return await _around(Step.COMMIT, frozenset(_effects.pop(id(connection), ())), call)
         name = _names().get(query)
-        if name is None:
+        if name is None or connection.is_closed():  # then it says so itself
             return await call()
         if not connection.is_in_transaction():
             return await _around(Step.COMMIT, frozenset({name}), call)
-        result = await call()
+        result = await _around(Step.STATEMENT, frozenset({name}), call)
         if _had_effect(result):
             _effects.setdefault(id(connection), set()).add(name)
         return result
 
     return run
+
+
+def _prepare(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """After it the server has been asked to parse, and awaits the rest."""
+
+    @wraps(original)
+    async def prepare(connection: Connection, query: str, *arguments: Any, **options: Any) -> Any:
+        prepared = await original(connection, query, *arguments, **options)
+        await _reach(Moment.AFTER, Step.PREPARE, frozenset({_names().get(query, "")}))
+        return prepared
+
+    return prepare
 
 
 def statement_names() -> set[str]:
@@ -212,6 +229,11 @@ def _post(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
     @wraps(original)
     async def post(egress: Egress, url: str, **options: Any) -> Any:
         what = frozenset({"", *url.split("/")})
-        return await _around(Step.POST, what, lambda: original(egress, url, **options))
+        one = (options["headers"]["webhook-id"], url)
+        under_way.append(one)
+        try:
+            return await _around(Step.POST, what, lambda: original(egress, url, **options))
+        finally:
+            under_way.remove(one)
 
     return post

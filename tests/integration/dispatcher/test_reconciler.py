@@ -14,6 +14,7 @@ from infra.settings import Settings, read_settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 from schemas.work import WorkItem
+from tests.support.points import Moment, Point, Step, trap
 from tests.support.seed import Seed
 from tests.support.silent_broker import SilentBroker
 from tests.support.waiting import eventually
@@ -108,21 +109,31 @@ async def test_who_has_not_renewed_without_a_gap_judges_nobody(
     assert (await seed.row("subscriptions", subscription))["feeder"] == dead
 
 
+@pytest.mark.parametrize("step", [Step.COMMIT, Step.STATEMENT])
 @pytest.mark.usefixtures("steady")
-async def test_who_lost_the_right_between_two_transactions_frees_nothing(
-    reconciler: Reconciler, seed: Seed, store: Store, heartbeat: Heartbeat
+async def test_who_loses_the_right_to_judge_before_it_acts_frees_nothing(
+    reconciler: Reconciler, seed: Seed, store: Store, heartbeat: Heartbeat, step: Step
 ) -> None:
-    """Stopped after it had freed the leases, and gone on when its own heartbeat was old."""
+    """Stopped after it had freed the leases, or right before it frees the claims; its own heartbeat is old then."""
     dead = await seed.dispatcher(renewed_ago_s=PAST_LIVENESS_S)
-    delivery = await seed.delivery(await seed.subscription(), status="pending", claimed_by=dead)
+    subscription = await seed.subscription(mode="held", feeder=dead)
+    delivery = await seed.delivery(subscription, status="pending", claimed_by=dead)
     await age(store, delivery, "claimed_at", 1)
-    await reconciler._free_leases()
-    async with store.connection() as connection:
-        await connection.execute(
-            "UPDATE dispatchers SET renewed_at = clock_timestamp() - interval '6 s' WHERE id = $1",
-            heartbeat.incarnation,
-        )
-    await reconciler._free_claims()
+
+    async def stand_still() -> None:
+        async with store.connection() as connection:
+            await connection.execute(
+                "UPDATE dispatchers SET renewed_at = clock_timestamp() - interval '6 s' WHERE id = $1",
+                heartbeat.incarnation,
+            )
+
+    point = {
+        Step.COMMIT: Point(Moment.AFTER, Step.COMMIT, "FREE_DEAD_LEASES"),
+        Step.STATEMENT: Point(Moment.BEFORE, Step.STATEMENT, "FREE_DEAD_CLAIMS"),
+    }[step]
+    with trap(point, stand_still) as trapped:
+        await reconciler.reconcile()
+    assert trapped.sprung.is_set()
     assert (await seed.row("deliveries", delivery))["claimed_by"] == dead
 
 
