@@ -21,7 +21,7 @@ from dispatcher.lanes import Lanes
 from dispatcher.settlement import Outcome, Settlement
 from infra.settings import Settings
 from infra.store import statements as sql
-from infra.store.store import Store
+from infra.store.store import Store, transaction_patience_s
 from infra.telemetry import Telemetry
 from schemas.deliveries import Status
 from schemas.errors import StoreError
@@ -52,6 +52,7 @@ class Reconciler:
         self._telemetry = telemetry
         self._settings = settings
         self._liveness_s = heartbeat.times.liveness_s
+        self._patience_s = transaction_patience_s(settings.database_timeout_s)
 
     async def run(self) -> None:
         """Reconcile for ever: what is found by a small index once a period, what takes a scan once a grace."""
@@ -65,8 +66,14 @@ class Reconciler:
                 scan_at = loop.time() + self._settings.reconcile_grace_s
 
     async def reconcile(self) -> None:
-        """Lost claims, dead dispatchers, lost hints, unpublished dead letters."""
-        await self._each(self._hold_lost_claims, self._free_leases, self._free_claims, self._hold_overdue)
+        """Sessions and claims that were lost, dead dispatchers, lost hints, unpublished dead letters."""
+        await self._each(
+            self._end_stalled_sessions,
+            self._hold_lost_claims,
+            self._free_leases,
+            self._free_claims,
+            self._hold_overdue,
+        )
         self._count("dead_letters", await self._hints.publish_dead_letters())
 
     async def scan(self) -> None:
@@ -80,6 +87,12 @@ class Reconciler:
                 await reconcile()
             except StoreError as error:
                 log.warning("reconciler.retry", what=reconcile.__name__.strip("_"), error=str(error))
+
+    async def _end_stalled_sessions(self) -> None:
+        """Of processes that stand still amid a transaction: nobody else could work on what they have locked."""
+        async with self._store.connection() as connection:
+            ended = await connection.fetch(sql.END_STALLED_SESSIONS, self._patience_s)
+        self._count("stalled_sessions", len(ended))
 
     async def _hold_lost_claims(self) -> None:
         await self.hold_lost_claims(age_s=2 * self._settings.database_timeout_s)

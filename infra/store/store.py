@@ -225,6 +225,11 @@ async def close_pool(pool: asyncpg.Pool) -> None:
             await end_task(closing)
 
 
+def transaction_patience_s(timeout_s: float) -> float:
+    """How long a transaction may wait for its client, which may be a process that stands still."""
+    return 3 * timeout_s
+
+
 def server_settings(timeout_s: float, application: str) -> dict[str, str]:
     """What the server does when this process is slow or gone; each limit in milliseconds."""
     timeout_ms = int(timeout_s * 1000)
@@ -235,7 +240,8 @@ def server_settings(timeout_s: float, application: str) -> dict[str, str]:
         # Above it: the client gives up first, unless it is gone.
         "statement_timeout": str(timeout_ms * 2),
         # A process that is stopped amid a transaction would keep its row locks, and others waiting, for ever.
-        "idle_in_transaction_session_timeout": str(timeout_ms * 3),
+        # What it does not reach is ended by the reconciler (END_STALLED_SESSIONS).
+        "idle_in_transaction_session_timeout": str(int(transaction_patience_s(timeout_s) * 1000)),
         # A batch over many partitions is costed as if it were a long query; compiling it took 80 ms, running it 8.
         "jit": "off",
         # A host that vanished is noticed after 30 s + 3 * 10 s, not after hours.

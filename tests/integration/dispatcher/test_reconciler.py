@@ -137,6 +137,35 @@ async def test_who_loses_the_right_to_judge_before_it_acts_frees_nothing(
     assert (await seed.row("deliveries", delivery))["claimed_by"] == dead
 
 
+async def test_a_session_whose_client_stopped_before_it_executed_what_it_had_prepared_is_ended(
+    reconciler: Reconciler, seed: Seed, store: Store
+) -> None:
+    """Nothing of the server's own ends it, and it would keep its locks for as long as the process stands still."""
+    subscription = await seed.subscription()
+    stopped = await store.connect()
+    try:
+        await stopped.execute("BEGIN")
+        await stopped.execute("SELECT FROM subscriptions WHERE id = $1 FOR UPDATE", subscription)
+        await stopped.prepare("SELECT now()")
+        pid = stopped.get_server_pid()
+
+        async def is_there() -> bool:
+            async with store.connection() as connection:
+                return bool(await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid))
+
+        async def is_ended() -> bool:
+            await reconciler.reconcile()
+            return not await is_there()
+
+        await reconciler.reconcile()
+        assert await is_there()  # a moment is nothing
+        await eventually(is_ended, deadline_s=20)  # its patience is three times two seconds
+        async with store.transaction() as connection:
+            await connection.execute("SELECT FROM subscriptions WHERE id = $1 FOR UPDATE NOWAIT", subscription)
+    finally:
+        stopped.terminate()
+
+
 async def test_more_orphans_than_one_batch_end_in_one_scan(
     store: Store,
     claims: Claims,
