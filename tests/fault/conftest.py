@@ -1,5 +1,6 @@
 """Fixtures of the fault tests, which live in tests/support/."""
 
 from tests.support.chain import chain
+from tests.support.wires import wires
 
-__all__ = ["chain"]
+__all__ = ["chain", "wires"]

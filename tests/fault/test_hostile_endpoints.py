@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import pytest
 
 import dispatcher.bootstrap
@@ -21,6 +20,7 @@ from infra.egress import open_egress
 from producer.events import NewEvent
 from tests.support import hostile as scripts
 from tests.support.hostile import Hostile, Script, hostile
+from tests.support.memory import watch_memory
 from tests.support.nameserver import SILENCE, name_server
 from tests.support.receivers import Receiver
 from tests.support.system import Api, DispatcherProcess, System
@@ -98,23 +98,6 @@ def ask_name_server(where: str) -> None:
     patch.setattr(dispatcher.bootstrap, "open_egress", partial(open_egress, nameservers=[where]))
 
 
-class Watch:
-    """The most memory that a process took, looked at again and again."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self.most_bytes = self.now_bytes()
-
-    def now_bytes(self) -> int:
-        taken: int = self._process.memory_info().rss
-        return taken
-
-    async def run(self) -> None:
-        while True:
-            self.most_bytes = max(self.most_bytes, self.now_bytes())
-            await asyncio.sleep(0.02)
-
-
 @asynccontextmanager
 async def endpoints(api: Api) -> AsyncIterator[dict[str, tuple[dict[str, Any], Told]]]:
     """All of them, listening and subscribed, by name: the subscription, and what is to be told of each attempt."""
@@ -152,19 +135,15 @@ async def test_each_ends_in_time_and_is_explained_while_a_healthy_one_gets_all_o
         publisher = await stack.enter_async_context(system.publisher())
         await publisher.publish("healthy", {"warm": True})
         await receiver.wait_for(1)
-        watch = Watch(dispatcher.pid)
-        before_bytes = watch.now_bytes()
-        watching = asyncio.create_task(watch.run())
-        await publisher.publish_many(NewEvent("hostile", {"filler": "x" * 100_000}) for _ in range(EVENTS))
-        await publisher.publish_many(NewEvent("healthy", {"n": number}) for number in range(HEALTHY_EVENTS))
-        delivered = sum(told.outcome == "delivered" for _, told in hostiles.values())
-        dead = len(hostiles) - delivered
-        await system.settled(
-            {"delivered": 1 + HEALTHY_EVENTS + EVENTS * delivered, "dead": EVENTS * dead}, deadline_s=60
-        )
-        watching.cancel()
-        print("GREW", (watch.most_bytes - before_bytes) / 1e6)
-        assert watch.most_bytes - before_bytes < GROWTH_BYTES
+        async with watch_memory(dispatcher.pid) as memory:
+            await publisher.publish_many(NewEvent("hostile", {"filler": "x" * 100_000}) for _ in range(EVENTS))
+            await publisher.publish_many(NewEvent("healthy", {"n": number}) for number in range(HEALTHY_EVENTS))
+            delivered = sum(told.outcome == "delivered" for _, told in hostiles.values())
+            dead = len(hostiles) - delivered
+            await system.settled(
+                {"delivered": 1 + HEALTHY_EVENTS + EVENTS * delivered, "dead": EVENTS * dead}, deadline_s=60
+            )
+        assert memory.grown_bytes < GROWTH_BYTES
         assert {request.status for request in receiver.requests} == {200}
         assert len({request.webhook_id for request in receiver.requests}) == 1 + HEALTHY_EVENTS
         for name, (subscription, told) in hostiles.items():

@@ -2,12 +2,14 @@
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
 
 Address = tuple[str, int] | str  # host and port, or the path of a Unix socket
+Flows = Mapping["Direction", asyncio.Event]  # of one connection: set while bytes pass in a direction
 
 _CHUNK_BYTES: Final = 65_536
 
@@ -31,8 +33,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._flowing = {direction: asyncio.Event() for direction in Direction}
-        self.resume()
+        self._flows: set[tuple[Direction, asyncio.Event]] = set()
+        self._stalled: set[Direction] = set()
         self._refusing = False
         self._allowance: dict[Direction, int] = {}
         self.connections = 0  # accepted since the beginning
@@ -56,13 +58,24 @@ class Proxy:
         self._allowance[direction] = size_bytes
 
     def stall(self, *directions: Direction) -> None:
-        """Let nothing pass, in these directions or in both, while the connections stay up."""
-        for direction in directions or Direction:
-            self._flowing[direction].clear()
+        """Let nothing pass, in these directions or in both, while the connections stay up; new ones come up mute."""
+        self._stalled.update(directions or Direction)
+        self._clear(self._stalled)
+
+    def freeze(self) -> None:
+        """Let nothing pass on the connections that there are, as a firewall that forgot them; new ones are well."""
+        self._clear(set(Direction))
 
     def resume(self) -> None:
-        for flowing in self._flowing.values():
+        """Let everything pass again, late, also what was sent over connections that their client gave up."""
+        self._stalled.clear()
+        for _, flowing in self._flows:
             flowing.set()
+
+    def _clear(self, directions: set[Direction]) -> None:
+        for direction, flowing in self._flows:
+            if direction in directions:
+                flowing.clear()
 
     def refuse(self) -> None:
         """Drop new connections as soon as they come; those that are up stay."""
@@ -114,9 +127,14 @@ class Proxy:
         else:
             there_reader, there_writer = await asyncio.open_connection(*self._target)
         self._writers.add(there_writer)
+        flows = {direction: asyncio.Event() for direction in Direction}
+        self._flows.update(flows.items())
+        for direction, flowing in flows.items():
+            if direction not in self._stalled:
+                flowing.set()
         pumps = {
-            asyncio.create_task(self._pump(reader, there_writer, Direction.TO_SERVER)),
-            asyncio.create_task(self._pump(there_reader, writer, Direction.TO_CLIENT)),
+            asyncio.create_task(self._pump(reader, there_writer, Direction.TO_SERVER, flows)),
+            asyncio.create_task(self._pump(there_reader, writer, Direction.TO_CLIENT, flows)),
         }
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -124,14 +142,17 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             await asyncio.wait(pumps)
+            self._flows.difference_update(flows.items())
             self._writers.discard(there_writer)
             there_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction, flows: Flows
+    ) -> None:
         """Forward until either side is gone."""
         with suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
-                await self._flowing[direction].wait()
+                await flows[direction].wait()
                 allowed = self._allowance.get(direction)
                 if allowed is None:
                     writer.write(data)
