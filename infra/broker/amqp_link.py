@@ -36,7 +36,8 @@ _aiormq_log = logging.getLogger("aiormq.connection")
 T = TypeVar("T")
 
 # What aiormq raises when a connection or a channel is, or becomes, useless. RuntimeError: "… closed".
-AMQP_FAULTS: Final = (AMQPError, ChannelInvalidStateError, OSError, EOFError, RuntimeError)
+# StopAsyncIteration: the peer had hung up before it was heard for the first time.
+AMQP_FAULTS: Final = (AMQPError, ChannelInvalidStateError, OSError, EOFError, RuntimeError, StopAsyncIteration)
 
 _HEARTBEAT_S: Final = 10  # a broker that answers nothing is noticed within three of them
 _POLITE_S: Final = 2.0  # for the handshake of closing; then the connection is cut
@@ -76,7 +77,7 @@ def amqp_faults(doing: str) -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError | StopAsyncIteration):
         return "the connection was lost"
     return "RabbitMQ does not answer" if isinstance(error, TimeoutError) else reason(error)
 
