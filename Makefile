@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROKER ?=
+SECONDS ?= 600
+SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test check format clean
+.PHONY: help install demo run test soak check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +30,9 @@ run: $(STAMP) ## the embedded mode, up until Ctrl-C
 
 test: $(STAMP) ## all tests, over a real RabbitMQ and a real PostgreSQL
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+soak: $(STAMP) ## everything goes wrong for SECONDS=600, and then the accounting has to be right (SEED=…, ARGS='--broker embedded')
+	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
