@@ -311,9 +311,9 @@ class Link(Generic[T]):
     def _note(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         self._why = str(error)
-        away = isinstance(error, BrokerUnavailable)
-        level = logging.INFO if away else logging.ERROR
-        log.log(level, "%s: %s; trying again", self._name, error, exc_info=None if away else error)
+        level = logging.INFO if isinstance(error, BrokerUnavailable) else logging.ERROR
+        told = isinstance(error, BrokerUnavailable | ConfigurationError)  # in full, by its message
+        log.log(level, "%s: %s; trying again", self._name, error, exc_info=None if told else error)
 
 
 def _is_undecodable(cause: BaseException | None) -> bool:

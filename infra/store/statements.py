@@ -291,7 +291,7 @@ WITH picked AS (
 )
 UPDATE deliveries AS d SET
     status = CASE WHEN d.status IN ('pending', 'retrying') THEN 'held' ELSE d.status END,
-    reason = CASE WHEN d.status IN ('pending', 'retrying') THEN 'its dispatcher died' ELSE d.reason END,
+    reason = CASE WHEN d.status IN ('pending', 'retrying', 'held') THEN 'its dispatcher died' ELSE d.reason END,
     next_attempt_at = NULL, hint_due_at = NULL, claimed_by = NULL, claimed_at = NULL, updated_at = clock_timestamp()
 FROM picked WHERE {_AMONG_PICKED}
 RETURNING d.id, d.subscription_id, d.status

@@ -12,7 +12,7 @@ import aio_pika
 
 from infra.broker.base import Broker, Outgoing, ToEvents
 from infra.broker.ladder import RUNGS_MS
-from infra.broker.topology import DUE_EXCHANGE, RETRY_EXCHANGE, rung_queue
+from infra.broker.topology import rung_queue
 from schemas.errors import BrokerError
 from schemas.messages import Message
 from tests.soak.chronicle import Chronicle, Kind
@@ -168,10 +168,8 @@ class Player:
             await aio_pika.connect(self.installation.direct.broker_url) as connection,
         ):
             channel = await connection.channel()
-            for queue in ("hookhare.work", *map(rung_queue, RUNGS_MS)):
+            for queue in (*map(rung_queue, RUNGS_MS), "hookhare.work"):  # so that nothing expires into no queue
                 await channel.queue_delete(queue)
-            for exchange in (RETRY_EXCHANGE, DUE_EXCHANGE):
-                await channel.exchange_delete(exchange)
 
     async def _poison(self) -> None:
         body = b"poison %d" % next(self._numbers)

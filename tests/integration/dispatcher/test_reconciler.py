@@ -67,6 +67,7 @@ async def test_a_row_claimed_by_the_dead_is_held_with_its_fence_unchanged(
     await reconciler.reconcile()
     row = await seed.row("deliveries", delivery)
     assert (row["status"], row["claimed_by"], row["fence"], row["attempts"]) == ("held", None, 4, 1)
+    assert row["reason"] == "its dispatcher died"
     assert (await seed.row("subscriptions", subscription))["mode"] == "held"
 
 
