@@ -57,8 +57,7 @@ class Due:
                 else:
                     due.append(item)
             parked = await self._park(early, now_ms)
-            if due:
-                self._take(await self._claim(due))
+            await self._claim_all(due)
             not_parked = {id(one) for one, _ in early} - {id(one) for one in parked}
             await consumer.ack([one for one in received if id(one) not in not_parked])
             await consumer.release([one for one in received if id(one) in not_parked])
@@ -70,6 +69,16 @@ class Due:
         outgoing = [Outgoing(ToWorkAfter((item.not_before_ms - now_ms) / 1000), one.message) for one, item in early]
         errors = await self._broker.publish_many(outgoing, timeout_s=self._settings.broker_timeout_s)
         return [one for (one, _), error in zip(early, errors, strict=True) if error is None]
+
+    async def _claim_all(self, due: Sequence[WorkItem]) -> None:
+        """Claim what there are places for, and then the rest: others took some while these were received."""
+        while due:
+            await self._lanes.room(self._settings.max_event_bytes)
+            room = room_for_claims(self._lanes, self._settings)
+            some, due = due[:room], due[room:]
+            with self._lanes.reserved(len(some)):
+                claims = await self._claim(some)
+            self._take(claims)
 
     async def _claim(self, due: Sequence[WorkItem]) -> list[Claim]:
         pause_s = 0.05

@@ -130,7 +130,8 @@ class Feeder:
         """Claim from these backlogs what their endpoints take now; open the endpoints of those that are empty."""
         turns = self._in_turn(subscriptions)
         while rooms := self._rooms(turns):
-            claims = await self._claims.held(rooms)
+            with self._lanes.reserved(sum(rooms.values())):
+                claims = await self._claims.held(rooms)
             for claim in claims:
                 self._lanes.place(claim.subscription, len(claim.data))
                 self._lanes.take(claim)

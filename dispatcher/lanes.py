@@ -6,7 +6,8 @@ outcome is committed (`done`), so a database that is away fills the hands and st
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -91,6 +92,19 @@ class Lanes:
         self._lanes.setdefault(subscription, _Lane()).in_hand += 1
         self.free -= 1
         self.free_bytes -= size_bytes
+
+    @contextmanager
+    def reserved(self, count: int) -> Iterator[None]:
+        """Keep places for stored deliveries while they are claimed; whoever claims meanwhile counts on the others.
+
+        On leaving they are free again: what was claimed is placed before anything else is awaited.
+        """
+        self.free -= count
+        try:
+            yield
+        finally:
+            self.free += count
+            self._room.set()
 
     def give_back(self, subscription: UUID, size_bytes: int) -> None:
         """Give a place back: its delivery was not claimed after all, or its outcome is committed."""

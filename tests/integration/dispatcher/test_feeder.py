@@ -10,6 +10,7 @@ import pytest
 from dispatcher.breakers import Breakers
 from dispatcher.claims import Claims
 from dispatcher.core.breaker import BreakerPolicy
+from dispatcher.due import room_for_claims
 from dispatcher.feeder import Feeder
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
@@ -19,6 +20,7 @@ from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.store import Store
 from infra.telemetry import Telemetry
+from tests.support.points import Moment, Point, Step, trap
 from tests.support.seed import Seed
 from tests.support.waiting import eventually
 
@@ -73,6 +75,25 @@ async def test_a_held_endpoint_is_leased_and_fed_in_order(
         await eventually(all_fed)
     assert [claim.delivery for claim in fed] == sorted(deliveries)
     assert (await seed.row("subscriptions", subscription))["feeder"] == heartbeat.incarnation
+
+
+async def test_what_is_being_claimed_has_its_places_already(
+    feeder: Feeder, fed: list[Claim], seed: Seed, lanes: Lanes, settings: Settings
+) -> None:
+    """Work items are claimed at the same time, and the two together may not take more than there is."""
+    subscription = await seed.subscription(mode="held")
+    await seed.delivery(subscription)
+    places, room = lanes.free, min(lanes.room_of(subscription), room_for_claims(lanes, settings))
+    free: list[int] = []
+    with trap(Point(Moment.BEFORE, Step.COMMIT, "CLAIM_HELD"), lambda: free.append(lanes.free)):
+        async with running(feeder):
+            await eventually(lambda: one_is_fed(fed))
+    assert free == [places - room]
+    assert lanes.free == places - 1
+
+
+async def one_is_fed(fed: list[Claim]) -> bool:
+    return len(fed) == 1
 
 
 async def test_no_more_is_taken_than_the_endpoint_may_have_in_hand(
