@@ -2,10 +2,12 @@
 
 A repeat is a POST too many: one that no attempt records, or an attempt that did not count. Each has to be explained by
 a fault, and a fault explains one for each delivery. `after_death` explains exactly, right after every dispatcher died:
-only what was claimed and not settled by then may have been POSTed without a record. Where others go on working,
+only what was claimed and not settled by then may have been POSTed without a record. So does `at_standstill`, where they
+were stopped and go on later: who was told nothing of an outcome may come again, once. Where others go on working,
 `blame` tells from when to when the fault was, and a repeat has to lie within.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +69,7 @@ WHERE d.claimed_by IS NOT NULL
 """
 _LETTERS = "SELECT kind, body, reason FROM dead_letters WHERE kind <> 'delivery'"
 _SHOWN = 5  # of each kind of finding
+NO_RECORD = "no record"
 
 Target = tuple[str, str]  # a webhook-id and a URL: what one delivery is to its endpoint
 
@@ -96,6 +99,7 @@ class Accounting:
     system: System
     receivers: Sequence[Receiver]
     explained: dict[Repeat, str] = field(default_factory=dict)
+    begun: Counter[Target] = field(default_factory=Counter)  # POSTs of who was stopped: each may come again
     _published: dict[str, set[str]] = field(default_factory=dict)  # the URLs of an event, by its producer's id
     _buried: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     _faults: list[Fault] = field(default_factory=list)
@@ -130,12 +134,22 @@ class Accounting:
         self._wrong += [f"killed {what}: {number} POSTs of {one}" for one, number in twice.items() if number > 1]
         return died
 
+    async def at_standstill(self, under_way: Collection[Target]) -> None:
+        """Every dispatcher stands still just now, with these POSTs under way. Each may be made once more, and so may
+        those that have been made and not been committed."""
+        repeats, _ = await self._repeats()
+        self.begun = Counter(under_way) | Counter(repeat.target for repeat in repeats if repeat.why == NO_RECORD)
+
+    async def is_idle(self) -> bool:
+        """Whether nothing is left to do in the rows and in the queues, but what somebody was handed and keeps."""
+        return not await self._rows(_UNFINISHED) and not await in_queues(self.system)
+
     async def is_settled(self) -> bool:
         """Whether nothing is left to do: in the database, and then in the broker.
 
         What a dispatcher has taken and not yet admitted shows in neither; so all that was published has to be there.
         """
-        return not await self._missing() and not await self._rows(_UNFINISHED) and not await in_queues(self.system)
+        return not await self._missing() and await self.is_idle()
 
     async def settled(self, *, deadline_s: float = 60) -> None:
         """Wait until nothing is left to do."""
@@ -236,7 +250,8 @@ class Accounting:
         counted: set[tuple[Target, int, int]] = set()
         for attempt in await self.system.fetch(_ATTEMPTS):  # the latest first
             target = (public_id(EVENT, attempt["event_id"]), attempt["url"])
-            at_s = _request_of(attempt, unseen[target], since_boot_s)
+            late = target in self.begun  # who was stopped between its last check and the request
+            at_s = _request_of(attempt, unseen[target], since_boot_s, late=late)
             number = (target, attempt["cycle"], attempt["number"])
             if at_s is None:
                 if attempt["status_code"] is not None:
@@ -245,15 +260,19 @@ class Accounting:
                 repeats.append(Repeat(target, at_s, "superseded" if attempt["superseded"] else "counted twice"))
             else:
                 counted.add(number)
-        repeats += [Repeat(target, at_s, "no record") for target, times in unseen.items() for at_s in times]
+        repeats += [Repeat(target, at_s, NO_RECORD) for target, times in unseen.items() for at_s in times]
         return repeats, wrong
 
     def _unexplained(self, repeats: Collection[Repeat]) -> Iterator[Repeat]:
         """Each fault explains one repeat of each delivery; the faults that end first are used up first."""
         used: set[tuple[Target, Fault]] = set()
+        begun = self.begun.copy()
         faults = sorted(self._faults, key=lambda fault: fault.until_s)
         for repeat in sorted(repeats, key=lambda repeat: repeat.at_s):
             if repeat in self.explained:
+                continue
+            if begun[repeat.target]:
+                begun[repeat.target] -= 1
                 continue
             for fault in faults:
                 if fault.since_s <= repeat.at_s <= fault.until_s and (repeat.target, fault) not in used:
@@ -263,11 +282,12 @@ class Accounting:
                 yield repeat
 
 
-def _request_of(attempt: Record, unseen: list[float], since_boot_s: float) -> float | None:
+def _request_of(attempt: Record, unseen: list[float], since_boot_s: float, *, late: bool) -> float | None:
     """When the request of an attempt came, taken out of `unseen`: the first since it began, before it ended."""
+    lasted_s = math.inf if late else attempt["duration_ms"] / 1000 + 1
     began_s = attempt["started"] + since_boot_s - 0.01  # two clocks, read one after the other
     for at_s in sorted(unseen):
-        if began_s <= at_s <= began_s + attempt["duration_ms"] / 1000 + 1:
+        if began_s <= at_s <= began_s + lasted_s:
             unseen.remove(at_s)
             return at_s
     return None

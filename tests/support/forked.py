@@ -4,6 +4,7 @@ The process is forked from a server that has imported everything (`multiprocessi
 tenth of a second, where a new interpreter takes a whole one of a core.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,9 @@ from pathlib import Path
 import dispatcher.bootstrap  # noqa: F401  imported once, before the fork
 from hookhare.__main__ import main
 from hookhare.cli import app  # noqa: F401
-from tests.support.points import Point, trap
+from tests.support.points import Point, trap, under_way
+
+COME_TO = "come to its point"  # what the log's line about it begins with, followed by the POSTs under way
 
 
 @cache
@@ -61,5 +64,10 @@ def _run(
         prepare()
     with ExitStack() as stack:
         for point in points:
-            stack.enter_context(trap(point, lambda: os.kill(os.getpid(), fault)))
+            stack.enter_context(trap(point, lambda: _fall(fault)))
         main()
+
+
+def _fall(fault: signal.Signals) -> None:
+    print(COME_TO, json.dumps(under_way), flush=True)
+    os.kill(os.getpid(), fault)

@@ -3,6 +3,7 @@
 Dispatchers run in the test's own process (`dispatcher`) or as processes that can be killed (`DispatcherProcess`).
 """
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from infra.settings import Settings, read_settings
 from infra.store import api_keys
 from infra.store.store import open_store
 from producer.publisher import EventPublisher
-from tests.support.forked import fork
+from tests.support.forked import COME_TO, fork
 from tests.support.points import Point
 from tests.support.waiting import eventually
 
@@ -203,6 +204,22 @@ class DispatcherProcess:
         self._fault = fault
         self._prepare = prepare
         self._process: BaseProcess | None = None
+        self._written_before = 0  # to the same file, in bytes
+
+    @property
+    def log(self) -> str:
+        """What it has written since it was started."""
+        return self._log.read_bytes()[self._written_before :].decode()
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it has come to its point. It stops itself in the same breath."""
+        return COME_TO in self.log
+
+    def under_way(self) -> list[tuple[str, str]]:
+        """The POSTs that it had begun when it came to its point, by webhook-id and URL."""
+        line = self.log.partition(COME_TO)[2].partition("\n")[0]
+        return [(webhook_id, url) for webhook_id, url in json.loads(line)]
 
     @property
     def pid(self) -> int:
@@ -217,13 +234,13 @@ class DispatcherProcess:
     async def start(self) -> None:
         """Start it, and wait until it says that it has, or has come to its fault before."""
         self._log.touch()
-        before = self._log.read_bytes().count(b"dispatcher.started")
+        self._written_before = self._log.stat().st_size
         self._process = fork(self._environment, self._log, self._fault, self._points, self._prepare)
 
         async def started() -> bool:
-            if self.running:
-                return self._log.read_bytes().count(b"dispatcher.started") > before
-            assert self._points, self._log.read_text()[-2000:]
+            if self.running and not self.stands_still:
+                return "dispatcher.started" in self.log
+            assert self._points, self.log[-2000:]
             return True
 
         await eventually(started, self._tail, deadline_s=60)
@@ -260,7 +277,7 @@ class DispatcherProcess:
             os.kill(self.pid, number)
 
     async def _tail(self) -> str:
-        return self._log.read_text()[-2000:]
+        return self.log[-2000:]
 
     async def __aenter__(self) -> Self:
         await self.start()
