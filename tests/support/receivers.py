@@ -40,6 +40,7 @@ class Behaviour:
     """How a path answers: `status`, but `fail_status` to the first `fail_first`, and then to a `fail_fraction`.
 
     The fraction is drawn from `seed`. `hold`, while it is set to an event, keeps every answer back until that is set.
+    `most_in_flight` is how many requests waited for their answer at once, at most.
     """
 
     status: int = 200
@@ -53,6 +54,8 @@ class Behaviour:
     secret: str | None = None  # whsec_…: verify with the official library, and answer 401 to what does not hold
     hold: asyncio.Event | None = None
     seen: int = field(default=0, init=False)
+    in_flight: int = field(default=0, init=False)
+    most_in_flight: int = field(default=0, init=False)
     _chance: random.Random | None = field(default=None, init=False)
 
     def next_status(self) -> int:
@@ -61,6 +64,16 @@ class Behaviour:
             self._chance = random.Random(self.seed)
         failing = self.seen <= self.fail_first or self._chance.random() < self.fail_fraction
         return self.fail_status if failing else self.status
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count a request while its answer is kept back."""
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
 
 class Receiver:
@@ -77,6 +90,10 @@ class Receiver:
         """Answer `path` like that from now on; returns its URL."""
         self._behaviours[path] = behaviour
         return self.url(path)
+
+    def behaviour(self, path: str) -> Behaviour:
+        """How `path` answers now."""
+        return self._behaviours.get(path, self._default)
 
     def url(self, path: str = "/") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -136,15 +153,16 @@ class Receiver:
     async def _answer(self, request: web.Request) -> web.Response:
         at_s = monotonic()
         body = await request.read()
-        behaviour = self._behaviours.get(request.path, self._default)
+        behaviour = self.behaviour(request.path)
         verified = None if behaviour.secret is None else _holds(behaviour.secret, request.headers, body)
         status = behaviour.next_status() if verified is not False else 401
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.requests.append(Request(request.path, headers, body, at_s, status, verified))
-        if behaviour.delay_s:
-            await asyncio.sleep(behaviour.delay_s)
-        if behaviour.hold is not None:
-            await behaviour.hold.wait()
+        with behaviour.answering():
+            if behaviour.delay_s:
+                await asyncio.sleep(behaviour.delay_s)
+            if behaviour.hold is not None:
+                await behaviour.hold.wait()
         return web.Response(status=status, body=behaviour.body, headers=dict(behaviour.headers))
 
     async def __aenter__(self) -> Self:
