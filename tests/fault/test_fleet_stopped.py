@@ -59,7 +59,7 @@ async def test_a_fleet_that_was_away_makes_each_due_attempt_once(
         await publish(system, books, receiver, "paused", PAUSED)
         await publish(system, books, receiver, "retried", tuple(RETRIED))
         await publish(system, books, receiver, "hanging", HANGING)
-        await eventually(lambda: all_is_on_its_way(system), system.statuses, deadline_s=60)
+        await eventually(lambda: all_is_on_its_way(system), system.statuses, deadline_s=180)
         for one in before:
             one.kill()
         for one in before:
@@ -77,13 +77,13 @@ async def test_a_fleet_that_was_away_makes_each_due_attempt_once(
     waiting = sum(left.values()) + EVENTS * len(LATE)
     assert waiting >= 5000
     assert min(left["held"], left["retrying"], left["claimed"]) > 0
-    await eventually(lambda: everything_is_overdue(system), lambda: in_queues(system), deadline_s=60)
+    await eventually(lambda: everything_is_overdue(system), lambda: in_queues(system), deadline_s=180)
     await call_witness(system, liveness_s=LIVENESS_S)
     fences = await fences_of(system)
 
     came_before = len(receiver.requests)
     async with most_in_hand(system) as most, fleet(system, tmp_path / "after") as after:
-        await books.settled(deadline_s=120)
+        await books.settled(deadline_s=300)
         assert not any(await asyncio.gather(*(one.stop() for one in after)))
     await books.check()
     assert not (seen := await witnessed(system)), seen[:5]

@@ -151,7 +151,7 @@ class Accounting:
         """
         return not await self._missing() and await self.is_idle()
 
-    async def settled(self, *, deadline_s: float = 60) -> None:
+    async def settled(self, *, deadline_s: float = 120) -> None:
         """Wait until nothing is left to do."""
         await eventually(self.is_settled, self._unsettled, deadline_s=deadline_s)
 

@@ -84,7 +84,7 @@ class Chain:
         async with self.dispatcher(point) as one:
             await self.dies(one, point)
 
-    async def dies(self, one: DispatcherProcess, point: Point, *, deadline_s: float = 60) -> None:
+    async def dies(self, one: DispatcherProcess, point: Point, *, deadline_s: float = 120) -> None:
         """Wait until it has died at its point, and note what died with it."""
         try:
             code = await one.wait(deadline_s=deadline_s)
@@ -114,7 +114,7 @@ class Chain:
         """Whether every endpoint takes deliveries as they come."""
         return not await self.system.value("SELECT count(*) FROM subscriptions WHERE mode <> 'open'")
 
-    async def finish(self, *, deadline_s: float = 60) -> None:
+    async def finish(self, *, deadline_s: float = 120) -> None:
         """A dispatcher without a fault does all that is left, and stops in order. Then the books must be right."""
         settled = False
         while not settled:

@@ -85,7 +85,7 @@ class Pauses(Chain):
                 left = [str(point) for one, point in zip(fleet, points, strict=True) if not one.stands_still]
                 return f"nobody came to the points {left}"
 
-            await eventually(all_stand_still, who_does_not, deadline_s=60)
+            await eventually(all_stand_still, who_does_not, deadline_s=180)
             await self.books.at_standstill([one for stopped in fleet for one in stopped.under_way()])
             yield fleet
 
@@ -102,7 +102,7 @@ class Pauses(Chain):
             await meanwhile()
             async with self.dispatcher(batch_rows=500, prefetch=100) as other:
                 await self.taken_for_dead(stopped)
-                await eventually(self.books.is_idle, self.books.rows_at_fault, deadline_s=60)
+                await eventually(self.books.is_idle, self.books.rows_at_fault, deadline_s=180)
                 await self.go_on(stopped)
                 await self.books.settled()
                 assert await stop(*stopped)
@@ -121,7 +121,7 @@ class Pauses(Chain):
                 *(pids, self.liveness_s),
             )
 
-        await eventually(silent, deadline_s=60)
+        await eventually(silent, deadline_s=180)
 
     async def go_on(self, stopped: Sequence[DispatcherProcess]) -> None:
         """Continue them, and wait until each has noticed that it was away."""
@@ -131,7 +131,7 @@ class Pauses(Chain):
         async def noticed() -> bool:
             return all("heartbeat.resumed" in one.log for one in stopped)
 
-        await eventually(noticed, deadline_s=60)
+        await eventually(noticed, deadline_s=180)
 
     async def check(self) -> None:
         """Nobody works any more. The books have to be right, and no row may have changed after its end."""

@@ -27,7 +27,7 @@ from tests.support.proxy import Direction, Proxy
 from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import Api, System
 
-DEADLINE_S: Final = 60.0
+DEADLINE_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
