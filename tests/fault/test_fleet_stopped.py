@@ -37,11 +37,13 @@ MAX_IN_FLIGHT: Final = 4  # to one endpoint, from one dispatcher
 LIVENESS_S: Final = float(str(QUICK["liveness_s"]))
 GRACE_S: Final = float(str(QUICK["reconcile_grace_s"]))
 
-RETRIED: Final = {"/retried/0": 3.0, "/retried/1": 5.0, "/retried/2": 8.0}  # with their delays in seconds
+RETRIED: Final = {"/retried/0": 5.0, "/retried/1": 7.0, "/retried/2": 10.0}  # with their delays in seconds
 PAUSED: Final = ("/paused/0", "/paused/1")
 HANGING: Final = ("/hanging/0", "/hanging/1")
 LATE: Final = tuple(f"/late/{number}" for number in range(4))
 EVENTS: Final = 5000 // (len(RETRIED) + len(PAUSED) + len(HANGING) + len(LATE)) + 1  # of each type
+
+RETRYING: Final = 300  # at least; a busy machine does not come much further while they fail again and again
 
 MOST_IN_HAND = """
 SELECT coalesce(max(number), 0) FROM (
@@ -96,17 +98,16 @@ async def test_a_fleet_that_was_away_makes_each_due_attempt_once(
     assert 0 < max(most) <= MAX_IN_HAND
     behaviours = [receiver.behaviour(path) for path in (*PAUSED, *RETRIED, *HANGING, *LATE)]
     assert 0 < max(one.most_in_flight for one in behaviours) <= FLEET * MAX_IN_FLIGHT
-    # A row is claimed by its work item, and by the feeder if that found its endpoint full; no more.
+    # A row is claimed by its work item, and by the feeder if that found its endpoint full; no more. It is written when
+    # it is freed or found overdue, held by who had claimed it, and delivered, besides. A dispatcher that the machine
+    # keeps from its heartbeat holds what it had claimed, once each time.
+    lapses = sum(one.log.count("heartbeat.resumed") for one in after)
     claims = Counter(fence - fences.get(key, 0) for key, fence in (await fences_of(system)).items())
-    print("claims", claims)
-    print(
-        "writes",
-        await system.fetch("SELECT number, count(*) FROM writes GROUP BY number"),
-        most_in_hand,
-        [b.most_in_flight for b in behaviours],
-        reconciled(after),
-        left,
-    )
+    assert max(claims) <= 2 + lapses, claims
+    assert await system.value("SELECT max(number) FROM writes") <= 4 + 2 * lapses
+    told = reconciled(after)
+    assert left["claimed"] <= told["dead_claims"] <= left["claimed"] + lapses * MAX_IN_HAND
+    assert told["overdue_retries"] <= left["retrying"]
 
 
 async def subscribe(api: Api, receiver: Receiver, answers: asyncio.Event) -> list[dict[str, Any]]:
@@ -138,7 +139,7 @@ async def fleet(system: System, folder: Path) -> AsyncIterator[list[DispatcherPr
     changes: dict[str, Any] = {
         "max_in_hand": MAX_IN_HAND,
         "endpoint_max_in_flight": MAX_IN_FLIGHT,
-        "reconcile_period_s": 0.05,  # so that it acts at the same time as the work items
+        "reconcile_period_s": 0.2,  # so that it acts while work items come
     }
     members = [DispatcherProcess(system, folder.with_suffix(f".{number}.log"), **changes) for number in range(FLEET)]
     async with AsyncExitStack() as stack:
@@ -147,13 +148,11 @@ async def fleet(system: System, folder: Path) -> AsyncIterator[list[DispatcherPr
 
 
 async def all_is_on_its_way(system: System) -> bool:
-    """All are admitted, what fails has failed once, and what hangs is in hand as far as it goes."""
+    """All are admitted, many have failed and wait for their time, and some hang."""
     rows = await system.value("SELECT count(*) FROM deliveries")
-    failed = await system.value("SELECT count(*) FROM deliveries WHERE event_type = 'retried' AND attempts > 0")
-    hangs = await system.value(
-        "SELECT count(*) FROM deliveries WHERE event_type = 'hanging' AND claimed_by IS NOT NULL"
-    )
-    return bool(rows == EVENTS * 7 and failed == EVENTS * len(RETRIED) and hangs)
+    retrying = await system.value("SELECT count(*) FROM deliveries WHERE status = 'retrying' AND claimed_by IS NULL")
+    hang = await system.value("SELECT count(*) FROM deliveries WHERE event_type = 'hanging' AND claimed_by IS NOT NULL")
+    return bool(rows == EVENTS * 7 and retrying >= RETRYING and hang)
 
 
 async def rows_left(system: System) -> Counter[str]:

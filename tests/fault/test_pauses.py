@@ -21,7 +21,7 @@ from tests.support.witness import call_witness
 
 POSTING = (Point(Moment.SENT, Step.POST, "hook"), Point(Moment.AFTER, Step.POST, "hook"))
 EXPRESS_LANE = (
-    Point(Moment.AFTER, Step.PREPARE, "INSERT_EVENTS"),  # with an event's key locked, and nothing that ends it
+    Point(Moment.AFTER, Step.PREPARE, "INSERT_DELIVERIES"),  # with an event's key locked, and no Sync sent
     *around(Step.COMMIT, "INSERT_DELIVERIES"),
     *around(Step.ACK, "hookhare.events"),
     *POSTING,
