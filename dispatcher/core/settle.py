@@ -56,8 +56,13 @@ def settle(row: Row, claim: Claimed, verdict: Verdict) -> Settled:
 
 
 def is_awaiting_hint(row: Row, claim: Claimed) -> bool:
-    """Whether the row waits for the attempt after `claim`'s: its hint is to be published, be it for the second time."""
-    return row.status is Status.RETRYING and row.cycle == claim.cycle and row.attempts == claim.attempt
+    """Whether the row waits for the attempt after `claim`'s: its hint is to be published, be it for the second time.
+
+    Not by who lost the fence: the retry is then another's decision, and so is its time. A hint of ours could come
+    before that, and undercut what the endpoint asked for by Retry-After.
+    """
+    waits = row.status is Status.RETRYING and row.cycle == claim.cycle and row.attempts == claim.attempt
+    return waits and row.fence == claim.fence
 
 
 def _applied(row: Row, claim: Claimed, verdict: Verdict) -> Row:

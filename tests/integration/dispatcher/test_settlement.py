@@ -130,6 +130,26 @@ async def test_who_lost_the_fence_records_the_attempt_as_superseded(
     assert await attempts(store, claim.delivery) == [(2, "retry", True)]
 
 
+async def test_who_lost_the_fence_sends_no_hint_for_the_retry_of_who_has_it(
+    settlement: Settlement, settle: Settle, claim: Claim, seed: Seed, store: Store, lanes: Lanes, broker: SilentBroker
+) -> None:
+    """Its own would come after five seconds, and the endpoint asked the new owner for an hour."""
+    lanes.place(claim.subscription, len(claim.data))
+    newer = replace(claim, held=replace(claim.held, fence=claim.held.fence + 1))
+    async with store.connection() as connection:
+        await connection.execute("UPDATE deliveries SET fence = fence + 1 WHERE id = $1", claim.delivery)
+    settlement.add(Outcome(newer, RetryIn(3600, "the endpoint answered 429"), attempted(429)))
+
+    async def hinted() -> bool:
+        return len(broker.sent) == 1
+
+    await eventually(hinted)
+    await settle(claim, RetryIn(5, "the endpoint answered 500"))
+    assert [sent for sent, _, superseded in await attempts(store, claim.delivery) if superseded] == [2]
+    await settlement._hints.finish(limit_s=5)
+    assert [sent.to for sent in broker.sent] == [ToWorkAfter(3600)]
+
+
 async def test_two_outcomes_of_one_delivery_in_one_batch(
     settlement: Settlement, claim: Claim, seed: Seed, store: Store, lanes: Lanes
 ) -> None:

@@ -111,3 +111,4 @@ def test_a_retry_awaits_its_hint_also_when_it_is_settled_twice() -> None:
 def test_nothing_else_awaits_that_hint(before: Row, claim: Claimed) -> None:
     if is_awaiting_hint(before, claim):
         assert (before.status, before.cycle, before.attempts) == (Status.RETRYING, claim.cycle, claim.attempt)
+        assert before.fence == claim.fence
