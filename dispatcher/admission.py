@@ -9,7 +9,7 @@ others waiting.
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from time import perf_counter
 from uuid import UUID
@@ -18,13 +18,14 @@ import asyncpg
 import structlog
 from uuid_utils.compat import uuid7
 
+from dispatcher.burial import Burials
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.gate import Hold
 from dispatcher.core.settle import Claimed
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
-from infra.broker.base import Broker, Consumer, Outgoing, Queue, Received, ToDead
+from infra.broker.base import Consumer, Queue, Received
 from infra.broker.open import messaging_system
 from infra.settings import Settings
 from infra.store import statements as sql
@@ -32,17 +33,13 @@ from infra.store.dead_letters import pack_properties
 from infra.store.locks import share_subscriptions
 from infra.store.store import Store
 from infra.telemetry import Telemetry
-from schemas.deliveries import DeadLetterKind
 from schemas.errors import StoreError
 from schemas.events import Event, Unreadable, read_event
 from schemas.ids import EVENT, delivery_key, event_key, public_id
-from schemas.messages import Message
 
 log = structlog.get_logger(__name__)
 
 LAPSED = Hold("the dispatcher's heartbeat lapsed")
-REASON_HEADER = "hookhare-reason"
-MESSAGE_ID_HEADER = "hookhare-message-id"  # the one it came with: buried twice by a crash, it is kept once
 _LONGEST_PAUSE_S = 2.0
 _ROWS_A_STATEMENT = 5000  # of one event's fan-out, so that no statement meets its timeout
 
@@ -77,7 +74,7 @@ class Admission:
     def __init__(
         self,
         store: Store,
-        broker: Broker,
+        burials: Burials,
         index: SubscriptionIndex,
         lanes: Lanes,
         heartbeat: Heartbeat,
@@ -85,7 +82,7 @@ class Admission:
         settings: Settings,
     ) -> None:
         self._store = store
-        self._broker = broker
+        self._burials = burials
         self._index = index
         self._lanes = lanes
         self._heartbeat = heartbeat
@@ -95,13 +92,13 @@ class Admission:
 
     async def run(self, consumer: Consumer) -> None:
         """Admit for ever; at the bound of the work in hand, stop taking. What is unreadable goes its own way."""
-        async with asyncio.TaskGroup() as burials:
+        async with self._burials:
             while True:
                 await self._lanes.room(self._settings.max_event_bytes)
                 received = await consumer.receive(self._settings.batch_rows)
                 incoming, unreadable = self._read(received)
                 if unreadable:
-                    burials.create_task(self._bury(consumer, unreadable), name="bury")
+                    self._burials.begin(consumer, unreadable)
                 await self._admit_all(consumer, incoming)
 
     def _read(self, received: Sequence[Received]) -> tuple[list[Incoming], list[tuple[Received, Unreadable]]]:
@@ -116,23 +113,6 @@ class Admission:
                 key = event_key(read.accepted_ms or now_ms, read.tenant, read.source, read.external_id)
                 incoming.append(Incoming(key, read, one))
         return incoming, unreadable
-
-    async def _bury(self, consumer: Consumer, unreadable: Sequence[tuple[Received, Unreadable]]) -> None:
-        """To the dead letters with the reason and the bytes; what is not confirmed is given back."""
-        letters = [
-            Outgoing(ToDead(DeadLetterKind.UNREADABLE), _with_reason(one.message, f"{why.field}: {why.message}"))
-            for one, why in unreadable
-        ]
-        errors = await self._broker.publish_many(letters, timeout_s=self._settings.broker_timeout_s)
-        buried = [one for (one, _), error in zip(unreadable, errors, strict=True) if error is None]
-        failed = [one for (one, _), error in zip(unreadable, errors, strict=True) if error is not None]
-        await consumer.ack(buried)
-        self._telemetry.metrics.events_unreadable.add(len(buried))
-        for one, why in unreadable:
-            log.warning("event.unreadable", field=why.field, reason=why.message, message_id=one.message.message_id)
-        if failed:
-            await asyncio.sleep(_LONGEST_PAUSE_S)  # the broker is in trouble: do not spin
-            await consumer.release(failed)
 
     async def _admit_all(self, consumer: Consumer, incoming: Sequence[Incoming]) -> None:
         """Admit in transactions of at most `batch_rows` deliveries (one event's fan-out is never split)."""
@@ -181,7 +161,7 @@ class Admission:
         """
         if isinstance(error, asyncpg.DataError | UnicodeError):
             why = Unreadable("event", f"the store does not take it: {type(error).__name__}")
-            await self._bury(consumer, [(one.received, why)])
+            self._burials.begin(consumer, [(one.received, why)])
         else:
             log.error("admission.failed", event_id=public_id(EVENT, one.key), exc_info=error)
             await asyncio.sleep(_LONGEST_PAUSE_S)
@@ -377,10 +357,3 @@ async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> Non
         message.body,
         pack_properties(message),
     )
-
-
-def _with_reason(message: Message, reason: str) -> Message:
-    ours = {REASON_HEADER: reason[:1000]}
-    if message.message_id:
-        ours[MESSAGE_ID_HEADER] = message.message_id
-    return replace(message, headers={**message.headers, **ours})

@@ -15,6 +15,7 @@ import structlog
 
 from dispatcher.admission import Admission
 from dispatcher.breakers import Breakers
+from dispatcher.burial import Burials
 from dispatcher.claims import Claims
 from dispatcher.core.breaker import BreakerPolicy
 from dispatcher.core.conclude import Held
@@ -113,7 +114,8 @@ async def _parts(
     lanes.on_room = breakers.on_change = feeder.nudge
     reconciler = Reconciler(store, claims, lanes, settlement, hints, heartbeat, telemetry, settings)
     upkeep = Upkeep(store, lanes, heartbeat, telemetry, settings)
-    admission = Admission(store, broker, index, lanes, heartbeat, telemetry, settings)
+    burials = Burials(broker, telemetry, timeout_s=settings.broker_timeout_s)
+    admission = Admission(store, burials, index, lanes, heartbeat, telemetry, settings)
     due = Due(broker, claims, index, lanes, settlement, settings)
     keeper = Keeper(store, telemetry)
     async with store.connection() as connection:

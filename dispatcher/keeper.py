@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
-from dispatcher.admission import MESSAGE_ID_HEADER, REASON_HEADER
+from dispatcher.burial import MESSAGE_ID_HEADER, REASON_HEADER
 from infra.broker.base import Consumer, Queue, Received
 from infra.store import statements as sql
 from infra.store.dead_letters import pack_properties

@@ -67,7 +67,14 @@ class BrokerUnavailable(BrokerError):
 
 
 class PublishRefused(BrokerError):
-    """The broker refused the message, or blocks publishers because of an alarm."""
+    """The broker refused the message, or blocks publishers because of an alarm.
+
+    `unfit`: because of what the message is, so it would be refused again.
+    """
+
+    def __init__(self, text: str, *, unfit: bool = False) -> None:
+        super().__init__(text)
+        self.unfit = unfit
 
 
 class PublishTimeout(BrokerError):

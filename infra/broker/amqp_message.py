@@ -31,7 +31,7 @@ def to_properties(message: Message) -> Basic.Properties:
     """The AMQP properties of a publish, with an id of its own. Raises PublishRefused for what AMQP cannot carry."""
     headers = {name: _encodable(value) for name, value in message.headers.items() if not _BROKERS_OWN.fullmatch(name)}
     if _size(message.headers) > MAX_HEADERS_BYTES:
-        raise PublishRefused(f"the headers are larger than {MAX_HEADERS_BYTES} bytes")
+        raise PublishRefused(f"the headers are larger than {MAX_HEADERS_BYTES} bytes", unfit=True)
     return Basic.Properties(
         content_type=message.content_type,
         headers=headers or None,
@@ -77,7 +77,7 @@ def _encodable(value: HeaderValue) -> Any:
     if isinstance(value, bytes):
         return bytearray(value)  # pamqp knows only this type as AMQP's byte array
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PublishRefused("a header's number has more than 64 bits")
+        raise PublishRefused("a header's number has more than 64 bits", unfit=True)
     return value
 
 

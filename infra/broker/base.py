@@ -90,6 +90,10 @@ class Consumer(Protocol):
         """Give these back, to be handed out again. Those of a connection since lost are passed over."""
         ...
 
+    def holds(self, received: Received) -> bool:
+        """Whether this is still the consumer's own: neither acked nor released, and its connection not lost."""
+        ...
+
 
 class Broker(Protocol):
     """Publishes and consumes. Open between `__aenter__` and `__aexit__`; the topology is declared on entry.

@@ -245,5 +245,5 @@ def _translated(error: Exception) -> BrokerError:
         return BrokerUnavailable(text)
     refuses = isinstance(error, asyncpg.InsufficientResourcesError | asyncpg.ReadOnlySQLTransactionError)
     if refuses or not is_unavailable(error):
-        return PublishRefused(text)
+        return PublishRefused(text, unfit=isinstance(error, asyncpg.DataError))
     return BrokerUnavailable(text)

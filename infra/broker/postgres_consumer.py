@@ -160,6 +160,10 @@ class PostgresConsumer:
         if session is not None and (mine := self._let_go(session, received)):
             await self._finish(session, self._release(session, mine))
 
+    def holds(self, received: Received) -> bool:
+        token, session = received.token, self._session
+        return session is not None and isinstance(token, Handed) and session.held.get(token.id) is token
+
     def _let_go(self, session: _Session, received: Sequence[Received]) -> list[Handed]:
         """Those that are still in hand over this connection, no longer so."""
         tokens = [one.token for one in received if isinstance(one.token, Handed)]

@@ -125,7 +125,7 @@ def to_row(outgoing: Outgoing) -> tuple[Any, ...]:
     queue, routing_key, delay_s = _address(outgoing)
     texts = (message.content_type, message.type, message.app_id)
     if any(text is not None and _UNFIT.search(text) for text in (routing_key, *texts)):
-        raise PublishRefused("a property holds a NUL or half a surrogate pair")
+        raise PublishRefused("a property holds a NUL or half a surrogate pair", unfit=True)
     content_type, kind, app_id = texts
     return (
         queue.value,
@@ -183,7 +183,7 @@ def _pack_headers(headers: Mapping[str, HeaderValue]) -> dict[str, Any]:
     packed = {}
     for name, value in headers.items():
         if _UNFIT.search(name):
-            raise PublishRefused("a header's name holds a NUL or half a surrogate pair")
+            raise PublishRefused("a header's name holds a NUL or half a surrogate pair", unfit=True)
         if not _BROKERS_OWN.fullmatch(name):
             packed[name] = _pack(value)
     return packed
@@ -196,7 +196,7 @@ def _pack(value: HeaderValue) -> Any:
     if isinstance(value, str) and _UNFIT.search(value):
         return {"text": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode()}
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PublishRefused("a header's number has more than 64 bits")
+        raise PublishRefused("a header's number has more than 64 bits", unfit=True)
     return value
 
 

@@ -69,6 +69,10 @@ class RabbitConsumer:
         if session is not None and tags:
             await session.reject(tags)
 
+    def holds(self, received: Received) -> bool:
+        session, tags = self._ours([received])
+        return session is not None and any(session.has(tag) for tag in tags)
+
     def _ours(self, received: Sequence[Received]) -> tuple[Session | None, list[int]]:
         """The session there is now, and the tags that belong to it."""
         session = self._session

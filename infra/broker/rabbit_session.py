@@ -83,6 +83,10 @@ class Session:
         """What is there, at most `limit`."""
         return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
 
+    def has(self, tag: int) -> bool:
+        """Whether it is neither acked nor given back, and can still be."""
+        return self._over is None and tag in self._unacked
+
     async def ack(self, tags: Collection[int]) -> None:
         await self._settle(tags, ack=True)
 

@@ -170,7 +170,7 @@ class RabbitBroker:
         except TimeoutError as error:
             raise self._late(lane) from error
         except (ValueError, TypeError, struct.error) as error:  # from encoding it, before anything was sent
-            raise PublishRefused(f"AMQP cannot carry this message: {error}") from error
+            raise PublishRefused(f"AMQP cannot carry this message: {error}", unfit=True) from error
         except (asyncio.CancelledError, *AMQP_FAULTS) as error:
             if cancellation.asked:
                 raise asyncio.CancelledError from error

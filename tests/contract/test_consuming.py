@@ -26,6 +26,7 @@ from tests.contract.steps import (
 )
 from tests.contract.victim import Victim
 from tests.support.proxy import Proxy
+from tests.support.waiting import eventually
 
 
 async def test_what_is_not_acked_is_handed_out_again_when_its_consumer_closes(broker: Broker) -> None:
@@ -87,6 +88,27 @@ async def test_a_released_message_is_handed_out_again_at_once(broker: Broker) ->
         assert {(one.delivery_count, one.redelivered) for one in again} == {(1, True)}
         await consumer.ack([received[0], *again])
     assert await what_is_left(broker) == []
+
+
+async def test_a_consumer_knows_what_is_still_its_own(harness: Harness, proxy: Proxy, broker: Broker) -> None:
+    await publish(broker, *events(3))
+    async with harness.broker(through=proxy) as cut, cut.consume(Queue.EVENTS, prefetch=10) as consumer:
+        acked, released, kept = await receive_count(consumer, 3)
+        await consumer.ack([acked])
+        await consumer.release([released])
+        assert [consumer.holds(one) for one in (acked, released, kept)] == [False, False, True]
+        proxy.cut()
+
+        async def noticed() -> bool:
+            return not consumer.holds(kept)  # the broker takes it back
+
+        await eventually(noticed, deadline_s=PATIENCE_S)
+        again = await receive_count(consumer, 2)
+        assert {one.message.body for one in again} == {released.message.body, kept.message.body}
+        assert not consumer.holds(kept)  # handed out anew, which is another one
+        assert all(consumer.holds(one) for one in again)
+        await consumer.ack(again)
+        assert not any(consumer.holds(one) for one in again)
 
 
 @pytest.mark.parametrize("prefetch", [1, 2, 3])

@@ -63,20 +63,28 @@ class Point:
 
 @dataclass(slots=True, eq=False)
 class Trap:
-    """Runs `action` when its point is reached for the nth time, once; whoever reached it waits until it has run."""
+    """Runs `action` when its point is reached for the nth time, once, or from then on `every` time.
+
+    Whoever reached it waits until it has run.
+    """
 
     point: Point
     action: Callable[[], Awaitable[None] | None]
+    every: bool = False
     seen: int = 0
     sprung: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wants(self, moment: Moment, step: Step, what: frozenset[str]) -> bool:
         point = self.point
-        return not self.sprung.is_set() and (point.moment, point.step) == (moment, step) and point.what in what
+        return (
+            (self.every or not self.sprung.is_set())
+            and (point.moment, point.step) == (moment, step)
+            and point.what in what
+        )
 
     async def reach(self) -> None:
         self.seen += 1
-        if self.seen == self.point.nth:
+        if self.seen == self.point.nth or (self.every and self.sprung.is_set()):
             self.sprung.set()
             done = self.action()
             if done is not None:
@@ -88,9 +96,9 @@ under_way: list[tuple[str, str]] = []  # POSTs that have begun and have no outco
 
 
 @contextmanager
-def trap(point: Point, action: Callable[[], Awaitable[None] | None]) -> Iterator[Trap]:
+def trap(point: Point, action: Callable[[], Awaitable[None] | None], *, every: bool = False) -> Iterator[Trap]:
     """Set a trap while the context is open; several may be open at once."""
-    one = Trap(point, action)
+    one = Trap(point, action, every)
     with pytest.MonkeyPatch.context() as patch:
         if not _traps:
             _wrap_adapters(patch)

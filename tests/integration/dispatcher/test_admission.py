@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from dispatcher.admission import Admission
+from dispatcher.burial import Burials
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
@@ -36,6 +37,7 @@ class Handed:
         self.acked: list[bytes] = []
         self.released: list[bytes] = []
         self.in_hand_at_ack = 0
+        self.lost = False
         self.lanes: Lanes | None = None
 
     async def receive(self, limit: int) -> Sequence[Received]:
@@ -52,6 +54,9 @@ class Handed:
     async def release(self, received: Sequence[Received]) -> None:
         self.released += [one.message.body for one in received]
 
+    def holds(self, received: Received) -> bool:
+        return not self.lost and received.message.body not in (*self.acked, *self.released)
+
 
 @pytest.fixture
 def admission(
@@ -67,7 +72,8 @@ def admission(
         """Nothing is settled here: what is in hand stays there."""
 
     lanes.start(deliver)
-    return Admission(store, cast(Broker, broker), index, lanes, heartbeat, telemetry, settings)
+    burials = Burials(cast(Broker, broker), telemetry, timeout_s=settings.broker_timeout_s)
+    return Admission(store, burials, index, lanes, heartbeat, telemetry, settings)
 
 
 @asynccontextmanager
@@ -162,16 +168,42 @@ async def test_an_event_that_cannot_be_admitted_keeps_its_neighbours_from_nothin
     assert len(lanes.in_hand) == 2
 
 
-async def test_a_burial_that_the_broker_refuses_keeps_no_good_event_waiting(
+async def test_a_burial_that_the_broker_refuses_is_tried_again_and_keeps_no_good_event_waiting(
     admission: Admission, lanes: Lanes, broker: SilentBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is not given back either: it would come again as a suspect, alone."""
     broker.refuses = True
-    monkeypatch.setattr("dispatcher.admission._LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr("dispatcher.burial._FIRST_PAUSE_S", 0.01)
     handed = Handed(b"poison", b"1")
     async with admitting(admission, handed, lanes):
 
-        async def given_back() -> bool:
-            return handed.released == [b"poison"]
+        async def good_one_acked() -> bool:
+            return handed.acked == [b"1"]
 
-        await eventually(given_back)
-    assert handed.acked == [b"1"]
+        await eventually(good_one_acked)
+        broker.refuses = False
+
+        async def buried() -> bool:
+            return handed.acked == [b"1", b"poison"]
+
+        await eventually(buried)
+    assert [sent.message.body for sent in broker.sent] == [b"poison"]
+    assert handed.released == []
+
+
+async def test_what_the_broker_has_taken_back_is_not_buried_by_who_had_it(
+    admission: Admission, lanes: Lanes, broker: SilentBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be in the dead letters twice: it is handed out anew."""
+    broker.refuses = True
+    monkeypatch.setattr("dispatcher.burial._FIRST_PAUSE_S", 0.01)
+    handed = Handed(b"poison", b"1")
+    handed.lost = True
+    async with admitting(admission, handed, lanes):
+
+        async def given_up() -> bool:
+            return handed.acked == [b"1"] and not [task for task in asyncio.all_tasks() if task.get_name() == "bury"]
+
+        await eventually(given_up)
+        broker.refuses = False
+    assert broker.sent == []

@@ -32,6 +32,9 @@ class Handed:
     async def release(self, received: Sequence[Received]) -> None:
         raise AssertionError("the keeper keeps")
 
+    def holds(self, received: Received) -> bool:
+        return received not in self.acked
+
 
 def letter(key: str, dead_lettered_from: str | None = None, **headers: str) -> Received:
     message = Message(b"\x00\xff bytes", headers=headers, message_id=f"id-{key}")
