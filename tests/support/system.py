@@ -97,12 +97,13 @@ class Api:
 
 
 class System:
-    """One database, one broker, one encryption key."""
+    """One database, one broker, one encryption key; `changes` of the quick settings are for all its processes."""
 
-    def __init__(self, database_url: str, broker_url: str) -> None:
+    def __init__(self, database_url: str, broker_url: str, **changes: object) -> None:
         self.database_url = database_url
         self.broker_url = broker_url
         self._key = new_key()
+        self._changes = changes
 
     def settings(self, **changes: object) -> Settings:
         """Quick settings for this installation."""
@@ -114,6 +115,7 @@ class System:
             "database_url": self.database_url,
             "broker_url": self.broker_url,
             "encryption_keys": self._key,
+            **self._changes,
             **changes,
         }
 
@@ -231,8 +233,8 @@ class DispatcherProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.is_alive()
 
-    async def start(self) -> None:
-        """Start it, and wait until it says that it has, or has come to its fault before."""
+    async def start(self, *, may_die: bool = False) -> None:
+        """Start it, and wait until it says that it has, or has come to its fault (or died, if it may) before."""
         self._log.touch()
         self._written_before = self._log.stat().st_size
         self._process = fork(self._environment, self._log, self._fault, self._points, self._prepare)
@@ -240,7 +242,7 @@ class DispatcherProcess:
         async def started() -> bool:
             if self.running and not self.stands_still:
                 return "dispatcher.started" in self.log
-            assert self._points, self.log[-2000:]
+            assert self._points or may_die, self.log[-2000:]
             return True
 
         await eventually(started, self._tail, deadline_s=60)
