@@ -9,7 +9,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test soak check format clean
+.PHONY: help install demo run test soak bench check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ test: $(STAMP) ## all tests, over a real RabbitMQ and a real PostgreSQL
 
 soak: $(STAMP) ## everything goes wrong for SECONDS=600, and then the accounting has to be right (SEED=…, ARGS='--broker embedded')
 	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+bench: $(STAMP) ## measure, and write bench.json
+	$(BIN)/python -m tests.bench $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -1,0 +1,26 @@
+"""Figures of several rounds: shown as lines, written as JSON."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import orjson
+
+Figures = Mapping[str, Sequence[float]]  # the rounds, by name
+Case = Callable[[], Awaitable[Figures]]
+
+
+def run(*cases: Case, to: Path | None = None) -> None:
+    """Measure these one after the other, and print median, least and greatest of each figure."""
+    summaries: dict[str, dict[str, float]] = {}
+    for case in cases:
+        for name, rounds in asyncio.run(_measured(case)).items():
+            summaries[name] = {"median": median(rounds), "min": min(rounds), "max": max(rounds)}
+            print(f"{name:30}" + "".join(f"  {what} {value:10.3f}" for what, value in summaries[name].items()))
+    if to is not None:
+        to.write_bytes(orjson.dumps(summaries, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+async def _measured(case: Case) -> Figures:
+    return await case()
