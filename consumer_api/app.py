@@ -6,7 +6,7 @@ from aiohttp import web
 
 from consumer_api import dead_letters, deliveries, events, operations, replays, subscriptions
 from consumer_api.context import BROKER, BROKER_SYSTEM, SETTINGS, STORE, TELEMETRY, VAULT
-from consumer_api.middleware import authenticate, identify
+from consumer_api.middleware import authenticate, bounded, identify
 from infra.broker.base import Broker
 from infra.broker.open import messaging_system
 from infra.crypto import Vault
@@ -22,7 +22,8 @@ def make_app(
     *, settings: Settings, store: Store, broker: Broker, vault: Vault, telemetry: Telemetry
 ) -> web.Application:
     app = web.Application(
-        middlewares=[identify, authenticate], client_max_size=settings.max_event_bytes + _ENVELOPE_BYTES
+        middlewares=[identify, bounded(settings.api_max_requests), authenticate],
+        client_max_size=settings.max_event_bytes + _ENVELOPE_BYTES,
     )
     app[SETTINGS] = settings
     app[STORE] = store

@@ -43,6 +43,7 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"  # 500: our fault; the log has it under the request id
     BROKER_UNAVAILABLE = "broker_unavailable"  # 503: nothing was stored, or it is not known; publish it again
     BROKER_REFUSED = "broker_refused"  # 503: the broker takes no message now; nothing was stored
+    OVERLOADED = "overloaded"  # 503: as many requests are under way as the API works on at once; nothing was done
     STORE_UNAVAILABLE = "store_unavailable"  # 503: the database is away or has another schema
 
 
@@ -76,6 +77,10 @@ def conflict(reason: str, details: Sequence[Problem] = ()) -> ApiError:
 def too_large(field: str, max_bytes: int) -> ApiError:
     problem = Problem(field, f"must be at most {max_bytes} bytes")
     return ApiError(Fault(413, ErrorCode.PAYLOAD_TOO_LARGE, f"{problem.field}: {problem.message}", (problem,)))
+
+
+def overloaded(most: int) -> ApiError:
+    return ApiError(_unavailable(ErrorCode.OVERLOADED, f"{most} requests are under way already; nothing was done"))
 
 
 def not_published(error: BrokerError, external_id: str) -> ApiError:

@@ -8,11 +8,12 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer
 from consumer_api.context import KEY_ID, REQUEST_ID, STORE
-from consumer_api.errors import ApiError, ErrorCode, Fault, error_body, fault_of
+from consumer_api.errors import ApiError, ErrorCode, Fault, error_body, fault_of, overloaded
 from infra.store import api_keys
 from schemas.ids import API_KEY, public_id
 
@@ -63,6 +64,26 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             log.warning("api.unavailable", code=fault.code, error=str(error), request_id=request[REQUEST_ID])
         body = error_body(fault, now=datetime.now(UTC), request_id=request[REQUEST_ID])
         return json_answer(body, status=fault.status, headers=dict(fault.headers))
+
+
+def bounded(most: int) -> Middleware:
+    """At most so many requests under way, or their bodies would fill the memory. The probes always get through."""
+    under_way = 0
+
+    @web.middleware
+    async def bound(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal under_way
+        if request.path in OPEN_PATHS:
+            return await handler(request)
+        if under_way >= most:
+            raise overloaded(most)
+        under_way += 1
+        try:
+            return await handler(request)
+        finally:
+            under_way -= 1
+
+    return bound
 
 
 @web.middleware

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 _FORGET_AFTER_LIVES = 100  # a dead dispatcher's row is kept for so many liveness times, to be looked at
 _KEYS_AT_ONCE = 5000
-_LETTERS_AT_ONCE = 500  # each with the body of a message
+_FORGOTTEN_AT_ONCE = 500  # dead letters each with the body of a message; and replays
 _GAUGE_PERIOD_S = 5.0
 
 
@@ -46,7 +46,7 @@ class Upkeep:
                 await asyncio.sleep(self._settings.feeder_period_s)
 
     async def run_maintenance(self) -> None:
-        """Partitions ahead, retention, old keys, old dispatchers; at once and then once a period."""
+        """Partitions ahead, retention, old keys, letters, replays and dispatchers; at once and then once a period."""
         while True:
             try:
                 await self._maintain()
@@ -86,10 +86,9 @@ class Upkeep:
                 dropped = await partitions.drop_old_keys(
                     connection, window_s=settings.dedupe_window_s, limit=_KEYS_AT_ONCE
                 )
-            forgotten = _LETTERS_AT_ONCE
-            while forgotten == _LETTERS_AT_ONCE:
-                rows = await connection.fetch(
-                    sql.FORGET_DEAD_LETTERS, settings.retention_days * 86_400.0, _LETTERS_AT_ONCE
-                )
-                forgotten = len(rows)
+            retention_s = settings.retention_days * 86_400.0
+            for statement in (sql.FORGET_DEAD_LETTERS, sql.FORGET_REPLAYS):
+                forgotten = _FORGOTTEN_AT_ONCE
+                while forgotten == _FORGOTTEN_AT_ONCE:
+                    forgotten = len(await connection.fetch(statement, retention_s, _FORGOTTEN_AT_ONCE))
             await connection.execute(sql.FORGET_DISPATCHERS, _FORGET_AFTER_LIVES * self._heartbeat.times.liveness_s)

@@ -22,6 +22,9 @@ from infra.settings import Settings
 # Each begins with a literal, which the search skips to.
 _KEY: Final = re.compile(rb"whs(ec|k)_[A-Za-z0-9+/_=-]+")
 _PASSWORD: Final = re.compile(rb"://([^\s/:@\"']*):[^\s/@\"']+@")
+# A collector cuts long lines anywhere, and what is left is no JSON. So of a longer line, each value is cut.
+LONG_LINE_BYTES: Final = 16_384
+CUT_CHARS: Final = 2_000
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -80,11 +83,28 @@ def _stamp(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 
 def _render_json(_: WrappedLogger, __: str, line: EventDict) -> bytes:
-    try:
-        text = orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z)
-    except TypeError:  # a lone surrogate, a key that is no string, an integer beyond 64 bits, a circle
-        text = json.dumps({str(key): _plain(value) for key, value in line.items()}).encode("ascii")
+    text = _as_json(line)
+    if len(text) > LONG_LINE_BYTES:
+        text = _as_json({key: _cut(value) for key, value in line.items()})
     return _hidden(text)
+
+
+def _as_json(line: EventDict) -> bytes:
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z)
+    except TypeError:  # a lone surrogate, a key that is no string, an integer beyond 64 bits, a circle
+        return json.dumps({str(key): _plain(value) for key, value in line.items()}).encode("ascii")
+
+
+def _cut(value: object) -> object:
+    """Both ends of what is long: a text begins with what it is, a traceback ends with what was raised."""
+    text = value if isinstance(value, str) else str(_plain(value))
+    if len(text) <= CUT_CHARS:
+        return value if isinstance(value, str | datetime | int | float | None) else text
+    text = _hidden(
+        text.encode("utf-8", "backslashreplace")
+    ).decode()  # before the cut: half a secret is not known as one
+    return f"{text[: CUT_CHARS // 2]} … {text[-CUT_CHARS // 2 :]}"
 
 
 def _plain(value: object) -> object:

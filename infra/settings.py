@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     database_timeout_s: Seconds = Field(10, description="longest wait for one statement, in seconds")
     database_pool: Count = Field(10, description="connections to the database from one process")
     api_host: str = Field("127.0.0.1", description="address that the API listens on")
+    api_max_requests: Count = Field(500, description="requests that one API process works on at once")
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0 takes a free one")
     dispatcher_host: str = Field("127.0.0.1", description="address of the dispatcher's health and metrics")
     dispatcher_port: int = Field(

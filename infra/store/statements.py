@@ -268,6 +268,14 @@ DELETE FROM dead_letters WHERE id IN (
 RETURNING id
 """
 
+# The same of replays, which are small. One that still runs is not touched. $1 in seconds; $2 how many.
+FORGET_REPLAYS: Final = """
+DELETE FROM replays WHERE id IN (
+    SELECT id FROM replays WHERE state <> 'running' ORDER BY id LIMIT $2
+) AND ended_at < statement_timestamp() - make_interval(secs => $1)
+RETURNING id
+"""
+
 # --- Reconciler ------------------------------------------------------------------------------------------------
 # The rows are picked in any order: what is locked is skipped, so nobody waits, and an order would cost an index.
 

@@ -28,7 +28,8 @@ from schemas.errors import (
     StoreUnavailable,
     Unroutable,
 )
-from tests.support.api import ApiClient
+from tests.support.api import ApiClient, api_settings, running_api
+from tests.support.waiting import eventually
 
 ROUTES = [
     ("POST", "/v1/subscriptions"),
@@ -181,6 +182,38 @@ async def test_a_compressed_body_is_bounded_by_what_it_holds(api: ApiClient) -> 
     assert (answer.status, answer.code) == (413, "payload_too_large")
     broken = await api.call("POST", "/v1/events", b"no gzip", headers={"Content-Encoding": "gzip"})
     assert (broken.status, broken.code) == (400, "invalid_request")
+
+
+async def test_more_requests_than_are_worked_on_at_once_are_503_and_the_probes_are_not(
+    database_url: str, store: Store
+) -> None:
+    reached, let_go = asyncio.Event(), asyncio.Event()
+
+    async def drip() -> Any:
+        yield b"{"
+        reached.set()
+        await let_go.wait()
+        yield b"}"
+
+    async with running_api(api_settings(database_url, api_max_requests=1), store) as api:
+
+        async def slow() -> int:
+            headers = {"X-API-Key": api.key}
+            async with api.session.post(f"{api.url}/v1/events", data=drip(), headers=headers) as response:
+                return response.status
+
+        dripping = asyncio.create_task(slow())
+        await reached.wait()
+
+        async def refused() -> bool:
+            answer = await api.call("GET", "/v1/events")
+            return answer.status == 503 and answer.code == "overloaded" and "Retry-After" in answer.headers
+
+        await eventually(refused)  # as soon as the head of the slow one was read
+        assert (await api.call("GET", "/healthz")).status == 200
+        let_go.set()
+        assert await dripping == 400
+        assert (await api.call("GET", "/v1/events")).status == 200
 
 
 async def test_a_body_that_drips_is_408(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:

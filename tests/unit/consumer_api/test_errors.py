@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from consumer_api.errors import ErrorCode, Fault, conflict, error_body, fault_of, not_found, too_large
+from consumer_api.errors import ErrorCode, Fault, conflict, error_body, fault_of, not_found, overloaded, too_large
 from schemas import errors
 from schemas.errors import HookhareError, InvalidInput, Problem
 
@@ -26,6 +26,7 @@ NOW = datetime(2026, 1, 31, tzinfo=UTC)
         (errors.Unroutable("host"), 503, "broker_refused"),
         (errors.StoreUnavailable("host"), 503, "store_unavailable"),
         (errors.SchemaMismatch("host"), 503, "store_unavailable"),
+        (overloaded(5), 503, "overloaded"),
         (web.HTTPNotFound(), 404, "not_found"),
         (web.HTTPMethodNotAllowed("PUT", {"POST", "GET"}), 405, "method_not_allowed"),
         (web.HTTPRequestEntityTooLarge(7, 8), 413, "payload_too_large"),

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from infra.logs import configure_logging
+from infra.logs import CUT_CHARS, LONG_LINE_BYTES, configure_logging
 from infra.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("own_logging")
@@ -180,3 +180,28 @@ def test_for_a_person_a_line_is_text() -> None:
     assert "delivery.attempted" in text
     assert "attempt=3" in text
     assert not text.startswith("{")
+
+
+def test_a_line_that_is_too_long_is_cut_value_by_value_and_stays_json() -> None:
+    stream = configured()
+    secret = "whsec_" + "A" * 44
+    around = "x" * (CUT_CHARS // 2 - 20) + secret  # the cut would go through it
+    log = structlog.get_logger("x")
+    log.warning("long", text=around + " " + "y" * 100_000, many=list(range(100_000)), short="as it is", n=7)
+    log.warning("failed", exc_info=ValueError("z" * 100_000))
+    for raw in stream.buffer.getvalue().splitlines():
+        assert len(raw) < LONG_LINE_BYTES
+        assert b"AAAA" not in raw
+    long, failed = stream.lines()
+    assert long["text"].startswith("xxx")
+    assert long["text"].endswith("yyy")
+    assert long["many"].startswith("[0, 1")
+    assert (long["short"], long["n"], long["event"]) == ("as it is", 7, "long")
+    assert failed["exception"].startswith("ValueError: zzz")
+    assert failed["exception"].endswith("zzz")
+
+
+def test_a_line_of_common_length_is_not_touched() -> None:
+    stream = configured()
+    structlog.get_logger("x").warning("common", text="x" * (LONG_LINE_BYTES - 200))
+    assert len(stream.lines()[0]["text"]) == LONG_LINE_BYTES - 200
