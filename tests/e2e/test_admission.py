@@ -13,6 +13,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from standardwebhooks.webhooks import Webhook
 
 from producer.publisher import EventPublisher
+from tests.support.points import Moment, Point, Step, trap
 from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import Api, System
 from tests.support.waiting import eventually
@@ -102,6 +103,40 @@ async def test_an_event_that_matches_nothing_is_stored_and_acked(system: System,
     event = await api.call("GET", f"/v1/events/{published.id}")
     assert event["type"] == "nobody.cares"
     assert await system.statuses() == {}
+
+
+async def test_a_subscription_is_deleted_before_or_after_an_admission_and_never_amid(
+    system: System, api: Api, receiver: Receiver
+) -> None:
+    """Whoever deletes it ends what the admission that is just being committed made for it."""
+    answers = asyncio.Event()
+    subscription = await api.subscribe(receiver.behave("/hook", Behaviour(hold=answers)))
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    deleting: list[asyncio.Task[object]] = []
+
+    async def delete_meanwhile() -> None:
+        call = api.call("DELETE", f"/v1/subscriptions/{subscription['id']}")
+        deleting.append(asyncio.create_task(call))
+
+        async def waiting() -> bool:
+            assert not deleting[0].done()
+            return bool(await system.value(waits))
+
+        await eventually(waiting, deadline_s=30)
+
+    with trap(Point(Moment.BEFORE, Step.COMMIT, "INSERT_DELIVERIES"), delete_meanwhile) as amid:
+        async with system.dispatcher(), system.publisher() as publisher:
+            await publisher.publish("order.created", {"n": 1})
+            async with asyncio.timeout(60):
+                await amid.sprung.wait()
+                await eventually(lambda: has_ended(system), system.statuses, deadline_s=30)
+                await deleting[0]
+            answers.set()
+    assert await system.statuses() == {"canceled": 1}
+
+
+async def has_ended(system: System) -> bool:
+    return set(await system.statuses()) == {"canceled"}
 
 
 async def test_the_trace_of_the_publisher_reaches_the_endpoint(system: System, api: Api, receiver: Receiver) -> None:
