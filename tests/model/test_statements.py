@@ -205,6 +205,7 @@ def changed(house: House, twin: Callable[[UUID, Row], Row | None]) -> dict[UUID,
 async def test_the_rows_are_those_that_were_meant(house: House) -> None:
     meant = [row for _, backlog in possible_subscriptions() for row, _ in possible_rows(backlog=backlog)]
     assert sorted(house.before.rows.values(), key=str) == sorted(meant, key=str)
+    assert len(meant) == 8280
     subscriptions = [subscription for subscription, _ in possible_subscriptions()]
     assert sorted(house.before.subscriptions.values(), key=str) == sorted(subscriptions, key=str)
 
