@@ -101,9 +101,8 @@ def _cut(value: object) -> object:
     text = value if isinstance(value, str) else str(_plain(value))
     if len(text) <= CUT_CHARS:
         return value if isinstance(value, str | datetime | int | float | None) else text
-    text = _hidden(
-        text.encode("utf-8", "backslashreplace")
-    ).decode()  # before the cut: half a secret is not known as one
+    # Before the cut: what is left of a secret would not be known as one.
+    text = _hidden(text.encode("utf-8", "backslashreplace")).decode()
     return f"{text[: CUT_CHARS // 2]} … {text[-CUT_CHARS // 2 :]}"
 
 

@@ -185,9 +185,9 @@ def test_for_a_person_a_line_is_text() -> None:
 def test_a_line_that_is_too_long_is_cut_value_by_value_and_stays_json() -> None:
     stream = configured()
     secret = "whsec_" + "A" * 44
-    around = "x" * (CUT_CHARS // 2 - 20) + secret  # the cut would go through it
+    to_the_end = " " + "y" * (CUT_CHARS // 2 - 20)  # so that the cut would go through the secret before it
     log = structlog.get_logger("x")
-    log.warning("long", text=around + " " + "y" * 100_000, many=list(range(100_000)), short="as it is", n=7)
+    log.warning("long", text="x" * 100_000 + secret + to_the_end, many=list(range(100_000)), short="as it is", n=7)
     log.warning("failed", exc_info=ValueError("z" * 100_000))
     for raw in stream.buffer.getvalue().splitlines():
         assert len(raw) < LONG_LINE_BYTES
