@@ -59,7 +59,7 @@ async def test_outcomes_that_cannot_be_committed_keep_their_places(wires: Wires,
 async def test_hints_wait_for_the_broker_in_bounded_number(wires: Wires, api: Api, receiver: Receiver) -> None:
     """What is over is left to the reconciler, which holds every retry whose hint did not come."""
     failing = receiver.behave("/failing", Behaviour(fail_first=300))
-    subscription = await api.subscribe(failing, retry_policy={"delays_s": [1.0]})
+    subscription = await api.subscribe(failing, retry_policy={"delays_s": [1.0] * 20})
     await api.call("PATCH", f"/v1/subscriptions/{subscription['id']}", {"state": "paused"})
     limits = {"batch_rows": 1, "broker_timeout_s": 30, "reconcile_grace_s": 1}  # a hint for each delivery
     with parts_in_sight() as parts:

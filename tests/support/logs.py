@@ -18,9 +18,12 @@ def pytest_configure() -> None:
     structlog.configure(processors=list(_PLAIN))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test, or a command that it runs, configures goes with it; no logger keeps it."""
+    """What a test, or a command that it runs, configures goes with it; no logger keeps it.
+
+    One that did wrote into a stream that was closed long since, and whoever logged had an error.
+    """
     configure = structlog.configure
 
     def forgetting(**options: Any) -> None:
@@ -29,9 +32,10 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(structlog, "configure", forgetting)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    root.handlers.clear()
     yield
-    root.handlers[:] = handlers
+    for handler in set(root.handlers) - set(handlers):
+        if type(handler).__module__ == "infra.logs":
+            root.removeHandler(handler)
     root.setLevel(level)
     structlog.reset_defaults()
     pytest_configure()

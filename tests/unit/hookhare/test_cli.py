@@ -24,7 +24,6 @@ COMMANDS = [
 SECRET = "hunter2"
 NOWHERE = f"postgresql://me:{SECRET}@127.0.0.1:1/x"
 NO_DATABASE = "hookhare: HOOKHARE_DATABASE_URL: is not set; it is the postgresql:// URL of the database\n"
-pytestmark = pytest.mark.usefixtures("own_logging")  # a server's command sets logs up for its process
 runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})
 
 

@@ -15,8 +15,6 @@ from pydantic import SecretStr
 from infra.logs import CUT_CHARS, LONG_LINE_BYTES, configure_logging
 from infra.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("own_logging")
-
 Lines = Callable[[], list[dict[str, Any]]]
 
 
