@@ -363,14 +363,16 @@ RETURNING s.id
 """
 
 # Sessions of ours that have waited for $1 seconds, amid a statement, for a client that stands still. The server itself
-# ends those that are idle in a transaction (`idle_in_transaction_session_timeout`), but not those whose client stopped
-# between preparing a statement and executing it: asyncpg sends no Sync in between, so they pass for active, and
-# `statement_timeout` does not reach who awaits a message. They would keep their locks for as long as the process stands
-# still: on an event's key, and nobody could admit that event, nor what came with it.
+# ends those that are idle in a transaction (`idle_in_transaction_session_timeout`), but not these two, which pass for
+# active, and which `statement_timeout` does not reach:
+# - The client stopped between preparing a statement and executing it: asyncpg sends no Sync in between (ClientRead).
+# - The client stopped amid a large answer, as the events of its claims, or the index's subscriptions (ClientWrite).
+# They would keep their locks for as long as the process stands still: on an event's key, and nobody could admit that
+# event, nor what came with it; on the subscriptions' version, and nobody could change a subscription.
 END_STALLED_SESSIONS: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'hookhare%'
-  AND state = 'active' AND wait_event = 'ClientRead'
+  AND state = 'active' AND wait_event IN ('ClientRead', 'ClientWrite')
   AND state_change < statement_timestamp() - make_interval(secs => $1)
 """
 

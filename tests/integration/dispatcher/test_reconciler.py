@@ -1,5 +1,6 @@
 """The reconciler: each of its clauses, and who may judge."""
 
+import asyncio
 from uuid import UUID
 
 import pytest
@@ -165,6 +166,42 @@ async def test_a_session_whose_client_stopped_before_it_executed_what_it_had_pre
             await connection.execute("SELECT FROM subscriptions WHERE id = $1 FOR UPDATE NOWAIT", subscription)
     finally:
         stopped.terminate()
+
+
+async def test_a_session_whose_client_stopped_amid_an_answer_is_ended(
+    reconciler: Reconciler, seed: Seed, store: Store
+) -> None:
+    """As one that stopped amid the events of its claims, which are megabytes: no timeout reaches who sends, either."""
+    subscription = await seed.subscription()
+    stopped = await store.connect()
+    asking: asyncio.Task[object] | None = None
+    try:
+        await stopped.execute("BEGIN")
+        await stopped.execute("SELECT FROM subscriptions WHERE id = $1 FOR UPDATE", subscription)
+        pid = stopped.get_server_pid()
+        answer = await stopped.prepare("SELECT repeat('x', 1000000) FROM generate_series(1, 100)")
+        stopped._transport.pause_reading()  # type: ignore[attr-defined]
+        asking = asyncio.create_task(answer.fetch(timeout=600))  # who stands still gives nothing up
+
+        async def state() -> object:
+            async with store.connection() as connection:
+                return await connection.fetchval("SELECT wait_event FROM pg_stat_activity WHERE pid = $1", pid)
+
+        async def sends() -> bool:
+            return await state() == "ClientWrite"
+
+        async def is_ended() -> bool:
+            await reconciler.reconcile()
+            return await state() is None
+
+        await eventually(sends, deadline_s=20)
+        await eventually(is_ended, deadline_s=20)  # its patience is three times two seconds
+        async with store.transaction() as connection:
+            await connection.execute("SELECT FROM subscriptions WHERE id = $1 FOR UPDATE NOWAIT", subscription)
+    finally:
+        stopped.terminate()
+        if asking is not None:
+            await asyncio.wait({asking})
 
 
 async def test_more_orphans_than_one_batch_end_in_one_scan(
