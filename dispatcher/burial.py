@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Final, Self
 
 import structlog
+from uuid_utils.compat import uuid7
 
 from infra.broker.base import Broker, Consumer, Outgoing, Received, ToDead
 from infra.telemetry import Telemetry
@@ -77,9 +78,12 @@ class Burials:
 
 
 def _letter(message: Message, why: Unreadable) -> Message:
-    ours = {REASON_HEADER: f"{why.field}: {why.message}"[:_REASON_LENGTH]}
-    if message.message_id:
-        ours[MESSAGE_ID_HEADER] = message.message_id
+    ours = {
+        REASON_HEADER: f"{why.field}: {why.message}"[:_REASON_LENGTH],
+        # A foreign producer may have set none. Then it has one for as long as we try: what is not confirmed in time may
+        # be stored all the same, and the next try must be known as the same letter.
+        MESSAGE_ID_HEADER: message.message_id or uuid7().hex,
+    }
     return replace(message, headers={**message.headers, **ours})
 
 
@@ -87,5 +91,5 @@ def _next(letter: Message, error: BrokerError) -> Message:
     """What to try after this error: the same, or, if that can never be published, its bytes with our headers alone."""
     if not (isinstance(error, PublishRefused) and error.unfit):
         return letter
-    ours = {name: letter.headers[name] for name in (REASON_HEADER, MESSAGE_ID_HEADER) if name in letter.headers}
+    ours = {name: letter.headers[name] for name in (REASON_HEADER, MESSAGE_ID_HEADER)}
     return Message(letter.body, headers=ours)

@@ -9,15 +9,16 @@ import asyncpg
 import pytest
 
 from dispatcher.admission import Admission
-from dispatcher.burial import Burials
+from dispatcher.burial import MESSAGE_ID_HEADER, Burials
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
-from infra.broker.base import Broker, Received, ToDead
+from infra.broker.base import Broker, Outgoing, Received, ToDead
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
-from schemas.errors import StoreUnavailable
+from schemas.errors import BrokerError, PublishTimeout, StoreUnavailable
+from schemas.events import Unreadable
 from schemas.messages import Message
 from tests.support.seed import Seed
 from tests.support.silent_broker import SilentBroker
@@ -207,3 +208,32 @@ async def test_what_the_broker_has_taken_back_is_not_buried_by_who_had_it(
         await eventually(given_up)
         broker.refuses = False
     assert broker.sent == []
+
+
+async def test_a_burial_that_is_tried_again_bears_the_same_id_each_time(
+    lanes: Lanes, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A foreign producer may have set none, and what was not confirmed in time may be stored all the same."""
+    monkeypatch.setattr("dispatcher.burial._FIRST_PAUSE_S", 0.01)
+    broker = ForgetfulBroker()
+    received = Received(Message(b"poison"), "order.created", 0, False, None, None)
+    handed = Handed()
+    handed.lanes = lanes
+    async with Burials(cast(Broker, broker), telemetry, timeout_s=1) as burials:
+        burials.begin(handed, [(received, Unreadable("body", "must be JSON"))])
+    first, second = broker.stored
+    assert first.message_id is None
+    assert first.headers[MESSAGE_ID_HEADER] == second.headers[MESSAGE_ID_HEADER]
+    assert handed.acked == [b"poison"]
+
+
+class ForgetfulBroker:
+    """Stores everything, and confirms the first publish too late."""
+
+    def __init__(self) -> None:
+        self.stored: list[Message] = []
+
+    async def publish_many(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[BrokerError | None]:
+        self.stored += [one.message for one in outgoing]
+        late = len(self.stored) == len(outgoing)
+        return [PublishTimeout("too late") if late else None] * len(outgoing)
