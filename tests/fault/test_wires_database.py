@@ -11,13 +11,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
 
 from dispatcher.clock import boot_s
 from tests.support.parts import parts_in_sight
 from tests.support.points import Moment, Point, Step, trap
 from tests.support.proxy import Direction
 from tests.support.receivers import Behaviour, Receiver
-from tests.support.system import Api, DispatcherProcess
+from tests.support.system import Api, DispatcherProcess, System
 from tests.support.waiting import eventually
 from tests.support.wires import DEADLINE_S, Traffic, Wires, lose, open_traffic
 
@@ -29,6 +31,7 @@ TIMES: dict[str, object] = {
 }
 SIZES_BYTES = (1, 9, 50, 300, 2_000, 8_000)
 SHORT_S, LONG_S = 0.3, 2.0  # a stall that nobody may notice, and one that every statement gives up at
+LIVENESS_S: Final = 10.0  # where a stall must be shorter than that
 
 Provoke = Callable[[], Awaitable[object]]
 
@@ -124,7 +127,8 @@ async def test_a_database_lost_for_longer_than_the_liveness_repeats_only_what_ha
     hanging = asyncio.Event()
     hooks = receiver.behave("/hook", Behaviour(hold=hanging))
     await api.subscribe(hooks, "hook", timeout_s=60)
-    async with wires.through.dispatcher(database_timeout_s=1, endpoint_max_in_flight=4) as first:
+    lives: dict[str, Any] = {"liveness_s": LIVENESS_S}
+    async with wires.through.dispatcher(database_timeout_s=1, endpoint_max_in_flight=4, **lives) as first:
         async with wires.direct.publisher() as publisher:
             for number in range(12):
                 await publisher.publish("hook", {"n": number}, id=str(number))
@@ -135,10 +139,14 @@ async def test_a_database_lost_for_longer_than_the_liveness_repeats_only_what_ha
             return bool(await wires.direct.value(claimed, first.incarnation) == 12)
 
         await eventually(in_hand, wires.direct.statuses)
-        async with DispatcherProcess(wires.direct, tmp_path / "second.log"):
+        async with DispatcherProcess(wires.direct, tmp_path / "second.log", **lives) as second:
+            # Who has just started judges nobody, however long the other one is silent.
+            await eventually(lambda: steady(wires.direct, second.pid, LIVENESS_S), deadline_s=DEADLINE_S)
             wires.database.stall()
-            await asyncio.sleep(LONG_S)  # of a liveness time of four
+            await asyncio.sleep(LONG_S)  # far less than the liveness time, also on a busy machine
             wires.database.resume()
+            resumed_at = await wires.direct.value("SELECT clock_timestamp()")
+            await eventually(lambda: renewed_since(wires.direct, first.incarnation, resumed_at), deadline_s=DEADLINE_S)
             assert len(receiver.requests) == 4
             wires.database.stall()
             receiver.behave("/hook", Behaviour())  # those that hang go on hanging
@@ -154,3 +162,13 @@ async def test_a_database_lost_for_longer_than_the_liveness_repeats_only_what_ha
     assert {one for one, number in times.items() if number > 1} == begun
     assert sum(times.values()) == 16
     assert await wires.direct.statuses() == {"delivered": 12}
+
+
+async def steady(system: System, pid: int, for_s: float) -> bool:
+    """Whether this dispatcher has renewed its heartbeat without a gap for so long, and may judge others."""
+    asked = "SELECT renewed_at - steady_since > make_interval(secs => $2) FROM dispatchers WHERE pid = $1"
+    return bool(await system.value(asked, pid, for_s))
+
+
+async def renewed_since(system: System, incarnation: UUID, moment: object) -> bool:
+    return bool(await system.value("SELECT renewed_at > $2 FROM dispatchers WHERE id = $1", incarnation, moment))
