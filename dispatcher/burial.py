@@ -5,11 +5,13 @@ message stays unacked until its burial is confirmed, so burials that wait are bo
 that many, nothing more is handed out until the broker takes them.
 
 A foreign producer's headers may be such that a message comes with them and cannot be published with them (they fill
-their frame, and the reason has no place). Then it is buried with its bytes and the reason alone.
+their frame, and the reason has no place). Then it is buried with its bytes and the reason alone. And the broker may
+have taken larger messages once than it takes now (RabbitMQ 4 has a smaller default). What cannot be published even so
+is given back until it is over its delivery limit: the broker dead-letters it itself then, and asks for no size.
 
-One that is not confirmed is published again, and not given back to the broker: coming back again and again it would
-become a suspect, which is handed out alone, and a single one would hold up every good event for as long as the broker
-refuses publishes (tried: of a hundred, none was admitted in 30 s).
+Any other one that is not confirmed is published again, and not given back to the broker: coming back again and again it
+would become a suspect, which is handed out alone, and a single one would hold up every good event for as long as the
+broker refuses publishes (tried: of a hundred, none was admitted in 30 s).
 """
 
 import asyncio
@@ -69,7 +71,9 @@ class Burials:
             buried = [one for (one, _), error in told if error is None]
             await consumer.ack(buried)
             self._metrics.events_unreadable.add(len(buried))
-            waiting = [(one, _next(letter, error)) for (one, letter), error in told if error is not None]
+            tries = [(one, _next(letter, error)) for (one, letter), error in told if error is not None]
+            await consumer.release([one for one, letter in tries if letter is None])
+            waiting = [(one, letter) for one, letter in tries if letter is not None]
             if waiting:
                 log.warning("burial.retry", messages=len(waiting), error=str(next(filter(None, errors))))
                 await asyncio.sleep(pause_s)
@@ -87,9 +91,12 @@ def _letter(message: Message, why: Unreadable) -> Message:
     return replace(message, headers={**message.headers, **ours})
 
 
-def _next(letter: Message, error: BrokerError) -> Message:
-    """What to try after this error: the same, or, if that can never be published, its bytes with our headers alone."""
+def _next(letter: Message, error: BrokerError) -> Message | None:
+    """What to try after this error: the same, or, if that can never be published, its bytes with our headers alone.
+
+    None: that was tried, too.
+    """
     if not (isinstance(error, PublishRefused) and error.unfit):
         return letter
-    ours = {name: letter.headers[name] for name in (REASON_HEADER, MESSAGE_ID_HEADER)}
-    return Message(letter.body, headers=ours)
+    bare = Message(letter.body, headers={name: letter.headers[name] for name in (REASON_HEADER, MESSAGE_ID_HEADER)})
+    return None if letter == bare else bare

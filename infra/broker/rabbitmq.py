@@ -174,7 +174,7 @@ class RabbitBroker:
         except (asyncio.CancelledError, *AMQP_FAULTS) as error:
             if cancellation.asked:
                 raise asyncio.CancelledError from error
-            raise _publish_error(error, exchange, routing_key) from error
+            raise _publish_error(error, exchange, routing_key, size_bytes=len(message.body)) from error
         finally:
             if lane is not None:
                 lane.waiting.discard(clock)
@@ -230,7 +230,7 @@ def _route(to: Address) -> tuple[str, str]:
             assert_never(to)
 
 
-def _publish_error(error: BaseException, exchange: str, routing_key: str) -> BrokerError:
+def _publish_error(error: BaseException, exchange: str, routing_key: str, *, size_bytes: int) -> BrokerError:
     match error:
         case PublishError():
             return Unroutable(f"no queue is bound to {exchange} for the routing key {routing_key!r}")
@@ -239,7 +239,9 @@ def _publish_error(error: BaseException, exchange: str, routing_key: str) -> Bro
         case ChannelNotFoundEntity() if f"'{exchange}'" in reason(error):
             return Unroutable(f"RabbitMQ has no exchange {exchange}")
         case ChannelPreconditionFailed():
-            return PublishRefused(f"RabbitMQ refused the message, or another one with it: {reason(error)}")
+            # "message size 3000000 is larger than configured max size 1000000": told to all that were under way.
+            unfit = f"message size {size_bytes} " in reason(error)
+            return PublishRefused(f"RabbitMQ refused the message, or another one with it: {reason(error)}", unfit=unfit)
         case asyncio.CancelledError():
             return BrokerUnavailable("the connection was lost before the confirm")
         case _:

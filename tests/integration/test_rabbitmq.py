@@ -170,6 +170,35 @@ async def test_a_broker_that_was_wiped_is_declared_again_on_reconnecting(rabbit_
         assert await what_is_left(broker) == ["after"]
 
 
+async def test_a_body_that_is_larger_than_the_broker_takes_is_refused_for_good(rabbit_server: RabbitServer) -> None:
+    """As unfit: what was taken when the limit was larger cannot be published again, however often one tries."""
+    large = Outgoing(ToEvents("large"), Message(b"x" * 300_000))
+    with largest_message(rabbit_server, 100_000):
+        async with rabbit(rabbit_server.url) as broker:
+            with pytest.raises(PublishRefused, match="size 300000") as caught:
+                await broker.publish(large, timeout_s=5)
+            assert caught.value.unfit
+            await publish_when_possible(broker, "fits")
+    async with rabbit(rabbit_server.url) as broker:
+        await broker.publish(large, timeout_s=5)
+
+
+@contextmanager
+def largest_message(server: RabbitServer, size_bytes: int) -> Iterator[None]:
+    """Taken on channels that are opened from now on."""
+
+    def limit(size: object) -> None:
+        server.ctl("eval", f"application:set_env(rabbit, max_message_size, {size}).")
+        server.ctl("eval", f"persistent_term:put(max_message_size, {size}).")  # of later versions
+
+    before = server.ctl("eval", "element(2, application:get_env(rabbit, max_message_size)).").strip()
+    limit(size_bytes)
+    try:
+        yield
+    finally:
+        limit(before)
+
+
 async def test_headers_larger_than_a_frame_are_refused_and_the_connection_stays(rabbit_url: str) -> None:
     async with rabbit(rabbit_url) as broker:
         large = Outgoing(ToEvents("order.created"), Message(b"{}", {"large": "x" * 130_000}))

@@ -17,7 +17,7 @@ from infra.broker.base import Broker, Outgoing, Received, ToDead
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
-from schemas.errors import BrokerError, PublishTimeout, StoreUnavailable
+from schemas.errors import BrokerError, PublishRefused, PublishTimeout, StoreUnavailable
 from schemas.events import Unreadable
 from schemas.messages import Message
 from tests.support.seed import Seed
@@ -208,6 +208,27 @@ async def test_what_the_broker_has_taken_back_is_not_buried_by_who_had_it(
         await eventually(given_up)
         broker.refuses = False
     assert broker.sent == []
+
+
+async def test_what_can_never_be_published_is_given_back_and_left_to_the_delivery_limit(
+    lanes: Lanes, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message from when the broker took larger ones: with its headers it is refused, and without them too."""
+    monkeypatch.setattr("dispatcher.burial._FIRST_PAUSE_S", 0.01)
+    tried: list[Message] = []
+
+    class Smaller:
+        async def publish_many(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[BrokerError | None]:
+            tried.extend(one.message for one in outgoing)
+            return [PublishRefused("message size 6 is larger", unfit=True)] * len(outgoing)
+
+    handed = Handed()
+    handed.lanes = lanes
+    received = Received(Message(b"poison", headers={"x": 1}), "order.created", 0, False, None, None)
+    async with asyncio.timeout(10), Burials(cast(Broker, Smaller()), telemetry, timeout_s=1) as burials:
+        burials.begin(handed, [(received, Unreadable("body", "must be at most 5 bytes"))])
+    assert ["x" in letter.headers for letter in tried] == [True, False]
+    assert (handed.acked, handed.released) == ([], [b"poison"])
 
 
 async def test_a_burial_that_is_tried_again_bears_the_same_id_each_time(
