@@ -288,10 +288,11 @@ _MAY_JUDGE: Final = """EXISTS (SELECT 1 FROM dispatchers AS judge WHERE judge.id
 
 # Rows whose claim is dead, or older than the cap: unfinished ones are held, the fence unchanged, so that a late
 # owner's outcome still counts until somebody claims anew. $2 liveness, $3 claim cap, both in seconds; $4 how many.
+# A row that was claimed anew since the statement began is looked at as it is now, its owner as it was then: not judged.
 FREE_DEAD_CLAIMS: Final = f"""
 WITH picked AS (
     SELECT d.id FROM deliveries AS d
-    WHERE {_MAY_JUDGE} AND d.claimed_by IS NOT NULL
+    WHERE {_MAY_JUDGE} AND d.claimed_by IS NOT NULL AND d.claimed_at < statement_timestamp()
       AND (d.claimed_at < statement_timestamp() - make_interval(secs => $3)
            OR NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = d.claimed_by
                           AND x.renewed_at > statement_timestamp() - make_interval(secs => $2)))

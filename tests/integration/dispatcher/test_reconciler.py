@@ -3,6 +3,7 @@
 import asyncio
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from dispatcher.claims import Claims
@@ -12,6 +13,7 @@ from dispatcher.lanes import Lanes
 from dispatcher.reconciler import Reconciler
 from dispatcher.settlement import Settlement
 from infra.settings import Settings, read_settings
+from infra.store import statements as sql
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 from schemas.work import WorkItem
@@ -137,6 +139,39 @@ async def test_who_loses_the_right_to_judge_before_it_acts_frees_nothing(
         await reconciler.reconcile()
     assert trapped.sprung.is_set()
     assert (await seed.row("deliveries", delivery))["claimed_by"] == dead
+
+
+@pytest.mark.usefixtures("steady")
+async def test_a_claim_that_is_made_while_a_judge_looks_is_not_freed(
+    seed: Seed, store: Store, heartbeat: Heartbeat
+) -> None:
+    """Another judge was first, and who had been taken for dead is back: the slow one still sees it as dead."""
+    back = await seed.dispatcher(renewed_ago_s=PAST_LIVENESS_S)
+    subscription = await seed.subscription(mode="held", feeder=back)
+    delivery = await seed.delivery(subscription, status="pending", claimed_by=back)
+    await age(store, delivery, "claimed_at", 1)
+    looks = "WHERE EXISTS (SELECT FROM (SELECT pg_advisory_xact_lock(1)) AS looks) AND EXISTS"
+    slow = sql.FREE_DEAD_CLAIMS.replace("WHERE EXISTS", looks, 1)
+    judge = (heartbeat.incarnation, 5.0, 150.0, 10)
+
+    async def judge_slowly() -> list[asyncpg.Record]:
+        async with store.transaction() as connection:
+            return await connection.fetch(slow, *judge)
+
+    async def is_looking() -> bool:
+        async with store.connection() as connection:
+            return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    async with store.transaction() as keeping:
+        await keeping.execute("SELECT pg_advisory_xact_lock(1)")
+        judging = asyncio.create_task(judge_slowly())
+        await eventually(is_looking)
+        async with store.transaction() as connection:
+            assert len(await connection.fetch(sql.FREE_DEAD_CLAIMS, *judge)) == 1
+            await connection.execute("UPDATE dispatchers SET renewed_at = clock_timestamp() WHERE id = $1", back)
+            assert len(await connection.fetch(sql.CLAIM_HELD, back, 4.0, [subscription], [10])) == 1
+    assert await judging == []
+    assert (await seed.row("deliveries", delivery))["claimed_by"] == back
 
 
 async def test_a_session_whose_client_stopped_before_it_executed_what_it_had_prepared_is_ended(
