@@ -11,7 +11,8 @@ is given back until it is over its delivery limit: the broker dead-letters it it
 
 Any other one that is not confirmed is published again, and not given back to the broker: coming back again and again it
 would become a suspect, which is handed out alone, and a single one would hold up every good event for as long as the
-broker refuses publishes (tried: of a hundred, none was admitted in 30 s).
+broker refuses publishes (tried: of a hundred, none was admitted in 30 s). One that is a suspect already, by the deaths
+of others that handled it, does hold them up for that long.
 """
 
 import asyncio

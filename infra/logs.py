@@ -84,8 +84,10 @@ def _stamp(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 def _render_json(_: WrappedLogger, __: str, line: EventDict) -> bytes:
     text = _as_json(line)
-    if len(text) > LONG_LINE_BYTES:
-        text = _as_json({key: _cut(value) for key, value in line.items()})
+    # Escaped, a character may take six bytes: then each value has its share.
+    for limit_chars in (CUT_CHARS, LONG_LINE_BYTES // (8 * len(line))):
+        if len(text) > LONG_LINE_BYTES:
+            text = _as_json({key: _cut(value, limit_chars) for key, value in line.items()})
     return _hidden(text)
 
 
@@ -96,14 +98,14 @@ def _as_json(line: EventDict) -> bytes:
         return json.dumps({str(key): _plain(value) for key, value in line.items()}).encode("ascii")
 
 
-def _cut(value: object) -> object:
+def _cut(value: object, limit_chars: int) -> object:
     """Both ends of what is long: a text begins with what it is, a traceback ends with what was raised."""
     text = value if isinstance(value, str) else str(_plain(value))
-    if len(text) <= CUT_CHARS:
+    if len(text) <= limit_chars:
         return value if isinstance(value, str | datetime | int | float | None) else text
     # Before the cut: what is left of a secret would not be known as one.
     text = _hidden(text.encode("utf-8", "backslashreplace")).decode()
-    return f"{text[: CUT_CHARS // 2]} … {text[-CUT_CHARS // 2 :]}"
+    return f"{text[: limit_chars // 2]} … {text[-limit_chars // 2 :]}"
 
 
 def _plain(value: object) -> object:

@@ -372,7 +372,8 @@ RETURNING s.id
 # event, nor what came with it; on the subscriptions' version, and nobody could change a subscription.
 END_STALLED_SESSIONS: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'hookhare%'
+WHERE datname = current_database() AND usename = current_user
+  AND (application_name = 'hookhare' OR application_name LIKE 'hookhare %')
   AND state = 'active' AND wait_event IN ('ClientRead', 'ClientWrite')
   AND state_change < statement_timestamp() - make_interval(secs => $1)
 """

@@ -105,7 +105,7 @@ async def test_a_short_stall_is_not_noticed_and_dead_connections_are_given_up(
     wires: Wires, api: Api, receiver: Receiver
 ) -> None:
     """The heart does not wait for them, although statements may take longer than the liveness time."""
-    times = {"database_timeout_s": 4, "liveness_s": 3.5, "renewal_timeout_s": 1, "database_pool": 2}
+    times = {"database_timeout_s": 7, "liveness_s": 6, "renewal_timeout_s": 1, "database_pool": 2}
     with parts_in_sight() as parts:
         async with dispatching(wires, api, receiver, **times) as traffic:
             started_s = boot_s()

@@ -195,39 +195,42 @@ class Faults:
 
 
 def reckon(facts: Facts, history: Mapping[UUID, Sequence[Change]]) -> tuple[dict[Repeat, str], list[Finding]]:
-    """What explains each POST too many, and everything that does not add up."""
+    """What explains each POST too many, and everything that does not add up. A fault explains one of a delivery."""
     faults = Faults.of(facts.chronicle.episodes)
     found, wrong = repeats(facts, history)
     explained: dict[Repeat, str] = {}
-    taken: set[tuple[UUID, UUID | None]] = set()
-    for repeat in found:
-        why = explain(repeat, facts, faults, history[repeat.delivery])
-        lost_twice = why == "killed" and (repeat.delivery, repeat.by) in taken  # who is killed loses one of a delivery
-        if why is None or lost_twice:
+    used: set[tuple[UUID, object]] = set()
+    for repeat in sorted(found, key=lambda one: one.why != "superseded"):  # whose fault is known to be its own
+        reasons = explanations(repeat, facts, faults, history[repeat.delivery])
+        for why, fault in reasons:
+            if (repeat.delivery, fault) not in used:
+                used.add((repeat.delivery, fault))
+                explained[repeat] = why
+                break
+        else:
             what = f"a POST too many ({repeat.why}) by dispatcher {repeat.by} that no fault explains"
             wrong.append(Finding(what, repeat.delivery, repeat.at))
-        else:
-            explained[repeat] = why
-            taken.add((repeat.delivery, repeat.by))
     return explained, [*losses(facts), *miscounts(facts), *misjudged(facts, faults), *wrong]
 
 
-def explain(repeat: Repeat, facts: Facts, faults: Faults, history: Sequence[Change]) -> str | None:
-    """What explains a POST too many: the kind of fault, or None."""
+def explanations(
+    repeat: Repeat, facts: Facts, faults: Faults, history: Sequence[Change]
+) -> Iterator[tuple[str, object]]:
+    """What may explain a POST too many: the kind of fault, and which one it was."""
     if repeat.why == "not recorded":
         pid = None if repeat.by is None else facts.rows.pids.get(repeat.by)
-        return "killed" if faults.was_killed(pid, after=repeat.at) else None
+        if faults.was_killed(pid, after=repeat.at):
+            yield "killed", repeat.by
+        return
     if repeat.why == "superseded" and _was_ended_meanwhile(history, repeat):
-        return "ended meanwhile"
-    if any(
-        before.claimed_by is not None
-        and change.claimed_by is None
-        and change.reason == TAKEN_FOR_DEAD
-        and faults.was_silent(facts.rows.pids.get(before.claimed_by), at=change.at)
-        for before, change in pairwise(history)
-    ):
-        return "taken for dead"
-    return None
+        yield "ended meanwhile", (repeat.by, repeat.at)
+    for number, (before, change) in enumerate(pairwise(history)):
+        owner = before.claimed_by
+        if owner is None or change.claimed_by is not None or change.reason != TAKEN_FOR_DEAD:
+            continue
+        its_own = repeat.why != "superseded" or owner == repeat.by
+        if its_own and faults.was_silent(facts.rows.pids.get(owner), at=change.at):
+            yield "taken for dead", number
 
 
 def _was_ended_meanwhile(history: Sequence[Change], repeat: Repeat) -> bool:

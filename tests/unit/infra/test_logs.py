@@ -187,10 +187,11 @@ def test_a_line_that_is_too_long_is_cut_value_by_value_and_stays_json() -> None:
     log = structlog.get_logger("x")
     log.warning("long", text="x" * 100_000 + secret + to_the_end, many=list(range(100_000)), short="as it is", n=7)
     log.warning("failed", exc_info=ValueError("z" * 100_000))
+    log.warning("escaped", **{f"value_{number}": "é\x01" * 3000 for number in range(8)})
     for raw in stream.buffer.getvalue().splitlines():
         assert len(raw) < LONG_LINE_BYTES
         assert b"AAAA" not in raw
-    long, failed = stream.lines()
+    long, failed, _ = stream.lines()
     assert long["text"].startswith("xxx")
     assert long["text"].endswith("yyy")
     assert long["many"].startswith("[0, 1")
