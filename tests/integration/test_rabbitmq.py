@@ -39,7 +39,7 @@ from tests.contract.steps import (
     what_is_left,
 )
 from tests.support.certificates import self_signed, server_tls
-from tests.support.proxy import Proxy
+from tests.support.proxy import Direction, Proxy
 from tests.support.rabbit_server import RabbitServer
 from tests.support.rabbitmq import delete_topology
 from tests.support.waiting import eventually
@@ -89,6 +89,34 @@ async def test_an_alarm_blocks_publishing_with_an_error_and_leaves_consuming_alo
         await broker.check(timeout_s=5)
         await receive_until(consumer, "sent before it was told")
         await receive_until(consumer, "after the alarm")
+
+
+async def test_a_thousand_publishes_wait_for_their_confirms_and_no_more(rabbit_url: str) -> None:
+    """The others wait to be sent, and lose nothing by it."""
+    there = aio_pika.connection.make_url(rabbit_url)
+    async with Proxy((str(there.host), there.port or 5672)) as proxy, rabbit(rabbit_url) as direct:
+        async with rabbit(str(there.with_port(proxy.port).with_host("127.0.0.1"))) as broker:
+            await broker.publish(event("first"), timeout_s=5)
+            proxy.stall(Direction.TO_CLIENT)
+            publishing = asyncio.gather(*(broker.publish(event(str(n)), timeout_s=60) for n in range(1200)))
+
+            async def a_thousand_came() -> bool:
+                return await stored(rabbit_url) == 1001
+
+            await eventually(a_thousand_came, deadline_s=30)
+            await direct.publish(event("by another connection"), timeout_s=5)
+            assert await stored(rabbit_url) == 1002
+            proxy.resume()
+            await publishing
+        assert await stored(rabbit_url) == 1202
+
+
+async def stored(url: str) -> int:
+    """How many messages are ready in the events queue."""
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(Queue.EVENTS.value, passive=True)
+        return queue.declaration_result.message_count or 0
 
 
 async def test_an_event_that_no_queue_is_bound_for_is_an_error_and_not_stored(rabbit_url: str) -> None:
