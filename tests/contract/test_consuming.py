@@ -97,6 +97,8 @@ async def test_a_consumer_knows_what_is_still_its_own(harness: Harness, proxy: P
         await consumer.ack([acked])
         await consumer.release([released])
         assert [consumer.holds(one) for one in (acked, released, kept)] == [False, False, True]
+        (back,) = await receive_count(consumer, 1)  # so the broker has heard of the ack, too
+        assert (consumer.holds(back), consumer.holds(released)) == (True, False)
         proxy.cut()
 
         async def noticed() -> bool:

@@ -34,6 +34,7 @@ DUE = (
     *around(Step.COMMIT, "INSERT_ATTEMPTS"),
 )
 EARLY = around(Step.PUBLISH, "ToWorkAfter")
+LATE_S = 25.0  # three dispatchers have to come and die before
 DYING = around(Step.COMMIT, "INSERT_DEAD_LETTERS")
 DEAD = (
     *around(Step.ACK, "hookhare.dead-letters"),
@@ -103,7 +104,7 @@ async def test_a_retry(chain: Chain, api: Api, receiver: Receiver) -> None:
 
 async def test_a_work_item_that_comes_early(chain: Chain, api: Api, receiver: Receiver) -> None:
     hook = receiver.behave("/hook", Behaviour(fail_first=1))
-    await api.subscribe(hook, retry_policy={"delays_s": [5.0]})
+    await api.subscribe(hook, retry_policy={"delays_s": [LATE_S]})
     await chain.publish(hook)
     async with chain.dispatcher() as one:
         await chain.system.settled({"retrying": 1})
@@ -116,7 +117,7 @@ async def test_a_work_item_that_comes_early(chain: Chain, api: Api, receiver: Re
         await chain.kill(point)
     await chain.finish()
     first, second = receiver.requests
-    assert second.at_s - first.at_s >= 4.5
+    assert second.at_s - first.at_s >= LATE_S - 0.5
 
 
 async def test_a_death(chain: Chain, api: Api, receiver: Receiver) -> None:

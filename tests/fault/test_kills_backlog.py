@@ -5,6 +5,7 @@ is free again only when its dispatcher is taken for dead.
 """
 
 from pathlib import Path
+from typing import Any
 
 from tests.fault import test_kills
 from tests.support.chain import SOON, Chain, around
@@ -47,6 +48,7 @@ EXCUSED = {
     "PACED_ANEW PAUSED_BY_OPERATOR doc__",
 }
 
+BLIND: dict[str, Any] = {"reconcile_period_s": 3600}  # for what the dead leave, so that it is still there
 PACED = {"rate_limit": {"requests_per_s": 1000, "burst": 1000}}  # so it is held from the first event on
 
 
@@ -128,11 +130,11 @@ async def test_the_reconciler(chain: Chain, api: Api, receiver: Receiver) -> Non
         await chain.kill(point)
     for number, point in enumerate(FREED):
         await chain.publish(hook, event_type="hook")
-        await chain.kill(CLAIMED)
+        await chain.kill(CLAIMED, **BLIND)
         paced = receiver.url(f"/paced/{number}")
         await api.subscribe(paced, f"paced.{number}", **PACED)
         await chain.publish(paced, event_type=f"paced.{number}")
-        await chain.kill(LEASED)
+        await chain.kill(LEASED, **BLIND)
         await chain.kill(point)
     await chain.finish()
 

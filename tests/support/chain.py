@@ -79,9 +79,9 @@ class Chain:
     def dispatcher(self, *at: Point, **more: Any) -> DispatcherProcess:
         return DispatcherProcess(self.system, self.log, at=at, **{**SHORT, **self.changes, **more})
 
-    async def kill(self, point: Point) -> None:
-        """A dispatcher comes to this point, and dies there."""
-        async with self.dispatcher(point) as one:
+    async def kill(self, point: Point, **more: Any) -> None:
+        """A dispatcher, with these settings changed, comes to this point, and dies there."""
+        async with self.dispatcher(point, **more) as one:
             await self.dies(one, point)
 
     async def dies(self, one: DispatcherProcess, point: Point, *, deadline_s: float = 120) -> None:
