@@ -88,7 +88,8 @@ async def test_what_is_unreadable(chain: Chain, api: Api, receiver: Receiver) ->
 
 
 async def test_a_retry(chain: Chain, api: Api, receiver: Receiver) -> None:
-    chain.changes["batch_rows"] = 1  # one work item at a time, so that enough are left for who comes next
+    # One work item at a time, so that enough are left for who comes next; and none is taken for lost meanwhile.
+    chain.changes |= {"batch_rows": 1, "reconcile_grace_s": 60}
     hook = receiver.behave("/hook", Behaviour(status=500))
     await api.subscribe(hook, retry_policy=SOON)
     await chain.kill_at(FAILING, lambda: chain.publish(hook))
@@ -99,6 +100,7 @@ async def test_a_retry(chain: Chain, api: Api, receiver: Receiver) -> None:
     receiver.behave("/hook", Behaviour())
     for point in DUE:
         await chain.kill(point)
+    del chain.changes["reconcile_grace_s"]
     await chain.finish()
 
 
