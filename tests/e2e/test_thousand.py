@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from producer.events import NewEvent
 from schemas.ids import EVENT, public_id
-from tests.support.accounting import in_queues
+from tests.support.books import in_queues
 from tests.support.receivers import Behaviour, Receiver, Request
 from tests.support.system import Api, DispatcherProcess, System
 from tests.support.waiting import eventually

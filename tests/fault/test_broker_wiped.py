@@ -12,7 +12,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from dispatcher.bootstrap import Dispatcher
 from schemas.errors import BrokerError
-from tests.support.accounting import Accounting, in_queues
+from tests.support.accounting import Accounting
+from tests.support.books import in_queues
 from tests.support.points import Moment, Point, Step, Trap, trap
 from tests.support.rabbitmq import delete_topology
 from tests.support.receivers import Behaviour, Receiver

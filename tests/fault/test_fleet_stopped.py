@@ -25,7 +25,8 @@ import asyncpg
 
 from infra.tasks import end_task
 from producer.events import NewEvent
-from tests.support.accounting import Accounting, in_queues
+from tests.support.accounting import Accounting
+from tests.support.books import in_queues
 from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import QUICK, Api, DispatcherProcess, System
 from tests.support.waiting import eventually

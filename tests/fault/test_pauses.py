@@ -10,7 +10,7 @@ from uuid import UUID
 
 from infra.broker.base import Outgoing, ToWorkAfter
 from schemas.work import WorkItem, encode_work
-from tests.support.accounting import in_queues
+from tests.support.books import in_queues
 from tests.support.chain import ONCE, around
 from tests.support.pauses import Pauses, nothing, stop
 from tests.support.points import Moment, Point, Step

@@ -29,7 +29,6 @@ TIMES: dict[str, object] = {
     "reconcile_grace_s": 1,
     "max_in_hand": 16,  # so that an endpoint has one delivery in hand
 }
-SIZES_BYTES = (1, 9, 50, 300, 2_000, 8_000)
 SHORT_S, LONG_S = 0.3, 2.0  # a stall that nobody may notice, and one that every statement gives up at
 LIVENESS_S: Final = 10.0  # where a stall must be shorter than that
 
@@ -75,16 +74,9 @@ async def test_cut_amid_each_transaction(wires: Wires, api: Api, receiver: Recei
 
 
 async def test_broken_off_after_so_many_bytes(wires: Wires, api: Api, receiver: Receiver) -> None:
-    """Amid a statement's text, its arguments or its rows; connecting anew is broken off too, if that is so long."""
+    """Amid a statement's text, its arguments or its rows."""
     async with dispatching(wires, api, receiver) as traffic:
-        for size_bytes in SIZES_BYTES:
-            for direction in Direction:
-                before = wires.database.cuts
-                wires.database.cut_after(size_bytes, direction)
-                while wires.database.cuts == before:
-                    await traffic.publish_failing()
-                    await traffic.send_junk()
-                    await traffic.flows()
+        await traffic.broken_off(wires.database)
 
 
 async def test_stalled_amid_each_transaction(wires: Wires, api: Api, receiver: Receiver) -> None:

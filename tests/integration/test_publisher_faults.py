@@ -18,6 +18,7 @@ from schemas.errors import BrokerError, BrokerUnavailable, PublishTimeout
 from schemas.events import Event, read_event
 from tests.support.postgres import Postgres
 from tests.support.proxy import Direction, Proxy
+from tests.support.waiting import eventually
 
 LIMIT_S = 20
 SLACK_S = 3
@@ -74,9 +75,14 @@ async def line(direct_url: str) -> AsyncIterator[Line]:
 async def test_a_connection_cut_before_the_confirm_is_made_up_for_with_the_same_event(line: Line) -> None:
     async with EventPublisher(line.url, source="shop") as events:
         await events.publish("order.created", 0)
-        line.proxy.stall(Direction.TO_CLIENT)  # what is published is stored, and its confirm never comes
+        line.proxy.stall(Direction.TO_CLIENT)  # RabbitMQ stores what is published, and its confirm never comes
+        before = line.proxy.passed_bytes[Direction.TO_SERVER]
         publishing = asyncio.create_task(events.publish("order.created", 1))
-        await asyncio.sleep(0.3)
+
+        async def sent() -> bool:
+            return line.proxy.passed_bytes[Direction.TO_SERVER] > before
+
+        await eventually(sent, deadline_s=LIMIT_S)
         assert not publishing.done()
         line.proxy.cut()
         line.proxy.resume()

@@ -13,12 +13,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time
 
-import aio_pika
 from asyncpg import Record
 
-from infra.broker.base import Queue
-from infra.broker.ladder import RUNGS_MS
 from schemas.ids import EVENT, public_id
+from tests.support.books import in_queues
 from tests.support.receivers import Receiver
 from tests.support.system import System
 from tests.support.waiting import eventually
@@ -291,15 +289,3 @@ def _request_of(attempt: Record, unseen: list[float], since_boot_s: float, *, la
             unseen.remove(at_s)
             return at_s
     return None
-
-
-async def in_queues(system: System) -> dict[str, int]:
-    """How many messages are in each queue that is not empty, the rungs of the ladder included."""
-    if not system.broker_url.startswith("amqp"):
-        rows = await system.fetch("SELECT queue, count(*) AS number FROM queue_messages GROUP BY queue")
-        return {row["queue"]: row["number"] for row in rows}
-    async with await aio_pika.connect(system.broker_url) as connection:
-        channel = await connection.channel()
-        names = [*(queue.value for queue in Queue), *(f"hookhare.retry.{ms}" for ms in RUNGS_MS)]
-        queues = [await channel.declare_queue(name, passive=True) for name in names]
-        return {one.name: number for one in queues if (number := one.declaration_result.message_count)}

@@ -39,6 +39,7 @@ class Proxy:
         self._allowance: dict[Direction, int] = {}
         self.connections = 0  # accepted since the beginning
         self.cuts = 0
+        self.passed_bytes = dict.fromkeys(Direction, 0)
 
     @property
     def port(self) -> int:
@@ -153,6 +154,7 @@ class Proxy:
         with suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
                 await flows[direction].wait()
+                self.passed_bytes[direction] += len(data)
                 allowed = self._allowance.get(direction)
                 if allowed is None:
                     writer.write(data)

@@ -28,6 +28,7 @@ from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import Api, System
 
 DEADLINE_S: Final = 120.0
+_SIZES_BYTES: Final = (1, 9, 50, 300, 2_000, 8_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,20 @@ class Traffic:
         await self.receiver.wait_until(
             lambda came: any(one.webhook_id == webhook_id for one in came), path="/good", deadline_s=DEADLINE_S
         )
+
+    async def broken_off(self, wire: Proxy) -> None:
+        """Break a wire off after so many bytes of either direction, amid whatever they are, while all kinds flow.
+
+        Connecting anew is broken off too, if that is so long.
+        """
+        for size_bytes in _SIZES_BYTES:
+            for direction in Direction:
+                before = wire.cuts
+                wire.cut_after(size_bytes, direction)
+                while wire.cuts == before:
+                    await self.publish_failing()
+                    await self.send_junk()
+                    await self.flows()
 
     async def everything_flows(self) -> None:
         """Messages of every kind come through, and a retry by its work item, not by the reconciler."""

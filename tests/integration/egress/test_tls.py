@@ -102,15 +102,16 @@ async def test_what_does_not_speak_tls_is_told() -> None:
 
 
 @contextmanager
-def deaf_once_asked(folder: Path, answer: bytes = b"") -> Iterator[int]:
-    """A TLS server, yielded as its port, that reads a request, sends `answer`, and reads nothing more."""
+def deaf_once_asked(folder: Path, answer: bytes = b"") -> Iterator[tuple[int, threading.Event]]:
+    """A TLS server that reads a request, sends `answer`, and reads nothing more: its port, and whether it was asked."""
     certificate, key = self_signed(folder, ["127.0.0.1"])
-    over = threading.Event()
+    asked, over = threading.Event(), threading.Event()
 
     def serve(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         with server_tls(certificate, key).wrap_socket(connection, server_side=True) as wrapped:
             wrapped.recv(65_536)
+            asked.set()
             wrapped.sendall(answer)
             over.wait(30)
 
@@ -118,7 +119,7 @@ def deaf_once_asked(folder: Path, answer: bytes = b"") -> Iterator[int]:
         thread = threading.Thread(target=serve, args=(listening,), daemon=True)
         thread.start()
         try:
-            yield listening.getsockname()[1]
+            yield listening.getsockname()[1], asked
         finally:
             over.set()
             thread.join(10)
@@ -128,7 +129,7 @@ def deaf_once_asked(folder: Path, answer: bytes = b"") -> Iterator[int]:
 
 
 async def test_who_does_not_end_tls_holds_no_connection_past_the_deadline(tmp_path: Path) -> None:
-    async with trusting(tmp_path) as (port, egress):
+    async with trusting(tmp_path) as (port, egress, _):
         result = await post(egress, f"https://127.0.0.1:{port}/", timeout_s=0.5)
         assert isinstance(result, NoAnswer)
         assert result.reason == f"no answer came from 127.0.0.1:{port} within 0.5 s"
@@ -136,9 +137,9 @@ async def test_who_does_not_end_tls_holds_no_connection_past_the_deadline(tmp_pa
 
 
 async def test_nor_when_the_request_was_canceled(tmp_path: Path) -> None:
-    async with trusting(tmp_path) as (port, egress):
+    async with trusting(tmp_path) as (port, egress, asked):
         task = asyncio.create_task(post(egress, f"https://127.0.0.1:{port}/", timeout_s=30))
-        await asyncio.sleep(0.3)
+        assert await asyncio.to_thread(asked.wait, 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -146,19 +147,19 @@ async def test_nor_when_the_request_was_canceled(tmp_path: Path) -> None:
 
 
 async def test_nor_when_its_body_was_cut(tmp_path: Path) -> None:
-    async with trusting(tmp_path, scripts.HEAD + b"\r\n" + b"b" * 100_000) as (port, egress):
+    async with trusting(tmp_path, scripts.HEAD + b"\r\n" + b"b" * 100_000) as (port, egress, _):
         result = await post(egress, f"https://127.0.0.1:{port}/")
         assert isinstance(result, Answered)
         await connections_end(port)
 
 
 @asynccontextmanager
-async def trusting(folder: Path, answer: bytes = b"") -> AsyncIterator[tuple[int, Egress]]:
-    """A deaf server's port, and an egress that trusts it."""
-    with deaf_once_asked(folder, answer) as port:
+async def trusting(folder: Path, answer: bytes = b"") -> AsyncIterator[tuple[int, Egress, threading.Event]]:
+    """A deaf server's port, an egress that trusts it, and whether it was asked."""
+    with deaf_once_asked(folder, answer) as (port, asked):
         tls = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
         async with open_egress(SETTINGS, tls=tls) as egress:
-            yield port, egress
+            yield port, egress, asked
 
 
 async def speaks_plainly(it: Hostile, reader: StreamReader, writer: StreamWriter) -> None:

@@ -21,6 +21,7 @@ from infra.embedded import open_embedded_postgres, read_or_make_key
 from infra.postgres_server import PostgresServer
 from infra.store.migrate import migrate
 from schemas.errors import ConfigurationError
+from tests.support.waiting import eventually
 
 DEADLINE_S = 60
 
@@ -145,7 +146,11 @@ async def test_what_is_left_of_a_killed_server_is_ended_before_the_next_one_star
         conn = await asyncpg.connect(dsn)
         backend = psutil.Process(await conn.fetchval("SELECT pg_backend_pid()"))
         busy = asyncio.create_task(conn.execute("SELECT count(*) FROM generate_series(1, 10000000000)"))
-        await asyncio.sleep(0.2)
+
+        async def amid_it() -> bool:
+            return await ask(dsn, f"SELECT state FROM pg_stat_activity WHERE pid = {backend.pid}") == "active"
+
+        await eventually(amid_it, deadline_s=DEADLINE_S)
         await asyncio.to_thread(PostgresServer(home / "postgres").kill)
         assert backend.status() != psutil.STATUS_ZOMBIE
     async with open_embedded_postgres(home) as dsn:
