@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.bench import figures, poison
+from tests.bench import figures, isolation, noisy, poison
 
 if __name__ == "__main__":
-    figures.run(poison.measure, to=Path("bench.json"))
+    figures.run(poison.measure, isolation.measure_one, isolation.measure_many, noisy.measure, to=Path("bench.json"))

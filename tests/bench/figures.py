@@ -22,5 +22,10 @@ def run(*cases: Case, to: Path | None = None) -> None:
         to.write_bytes(orjson.dumps(summaries, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
+def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+    """Round by round: what two rounds have in common, as a busy machine, falls out."""
+    return [one / other for one, other in zip(over, under, strict=True)]
+
+
 async def _measured(case: Case) -> Figures:
     return await case()

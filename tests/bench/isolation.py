@@ -13,7 +13,7 @@ from producer.publisher import EventPublisher
 from schemas.messages import Message
 from tests.bench import figures
 from tests.bench.installation import dispatchers, installation
-from tests.bench.traffic import WARM_S, p, steady
+from tests.bench.traffic import WARM_S, beside, p, steady
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.rabbit_server import running_server
 from tests.support.receivers import Receiver
@@ -40,18 +40,18 @@ async def measure_many() -> figures.Figures:
 
 
 async def _measure(name: str, trouble: Trouble, *, endpoints: int, per_s: float) -> figures.Figures:
-    alone, beside = [], []
+    alone, troubled = [], []
     with running_server() as rabbit, running_postgres() as postgres:
         for _ in range(ROUNDS):
             alone.append(await _latencies_ms(postgres, rabbit.url, _none, endpoints=endpoints, per_s=per_s))
-            beside.append(await _latencies_ms(postgres, rabbit.url, trouble, endpoints=endpoints, per_s=per_s))
+            troubled.append(await _latencies_ms(postgres, rabbit.url, trouble, endpoints=endpoints, per_s=per_s))
     joint = "." if name == "isolation" else "_"
     return {
         f"{name}{joint}alone_p50_ms": [p(50, one) for one in alone],
         f"{name}{joint}alone_p99_ms": [p(99, one) for one in alone],
-        f"{name}{joint}p50_ms": [p(50, one) for one in beside],
-        f"{name}{joint}p99_ms": [p(99, one) for one in beside],
-        f"{name}{joint}p99_ratio": [p(99, b) / p(99, a) for a, b in zip(alone, beside, strict=True)],
+        f"{name}{joint}p50_ms": [p(50, one) for one in troubled],
+        f"{name}{joint}p99_ms": [p(99, one) for one in troubled],
+        f"{name}{joint}p99_ratio": figures.ratios([p(99, one) for one in troubled], [p(99, one) for one in alone]),
     }
 
 
@@ -70,7 +70,7 @@ async def _latencies_ms(
         for event_type in types:
             await api.subscribe(receiver.url("/well"), event_type)
         publish = await trouble(system, api, abyss)
-        async with _beside(publish(publisher)):
+        async with beside(publish(publisher)):
             came = await steady(publisher, receiver, types, path="/well", per_s=per_s, seconds=SECONDS)
     return [one.latency_ms for one in came]
 
@@ -88,17 +88,6 @@ async def _abyss() -> AsyncIterator[str]:
     server = await asyncio.start_server(read, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hangs"
-
-
-@asynccontextmanager
-async def _beside(work: Awaitable[None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _none(_: System, __: Api, ___: str) -> Publishing:

@@ -40,7 +40,7 @@ async def measure() -> figures.Figures:
         "noisy_tenant.longest_wait_s": waits_s,
         "noisy_tenant.alone_p99_ms": [p(99, one) for one in alone],
         "noisy_tenant.p99_ms": [p(99, one) for one in beside],
-        "noisy_tenant.p99_ratio": [p(99, b) / p(99, a) for a, b in zip(alone, beside, strict=True)],
+        "noisy_tenant.p99_ratio": figures.ratios([p(99, one) for one in beside], [p(99, one) for one in alone]),
     }
 
 

@@ -1,7 +1,8 @@
 """Events published at a steady rate, whatever becomes of them, and how long each took to its endpoint."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from statistics import quantiles
 from time import monotonic, time
@@ -67,6 +68,18 @@ async def steady(
     for one in came:
         first.setdefault(one.webhook_id, one.at_s + wall_s)
     return [Arrival(one, at, first[one]) for one, at in published.items() if at >= counts_from]
+
+
+@asynccontextmanager
+async def beside(work: Awaitable[None]) -> AsyncIterator[None]:
+    """Something else goes on for as long as the context is open."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def p(percent: int, values: Sequence[float]) -> float:
