@@ -156,6 +156,28 @@ async def test_a_database_lost_for_longer_than_the_liveness_repeats_only_what_ha
     assert await wires.direct.statuses() == {"delivered": 12}
 
 
+async def test_a_dispatcher_that_stops_without_its_database_does_not_wait_for_ever(
+    wires: Wires, api: Api, receiver: Receiver, tmp_path: Path
+) -> None:
+    """What it could not commit within its time is begun again by the next one, as after a crash."""
+    hanging = asyncio.Event()
+    await api.subscribe(receiver.behave("/hook", Behaviour(hold=hanging)), "hook")
+    times: dict[str, Any] = {**TIMES, "drain_s": 5, "settle_allowance_s": 1, "liveness_s": LIVENESS_S}
+    async with DispatcherProcess(wires.through, tmp_path / "first.log", **times) as first:
+        async with wires.direct.publisher() as publisher:
+            await publisher.publish("hook", {"n": 1})
+        await receiver.wait_for(1)
+        wires.database.stall()
+        hanging.set()
+        assert await first.stop() == 0
+        assert "dispatcher.not_settled" in first.log
+    wires.database.resume()
+    async with wires.direct.dispatcher(liveness_s=LIVENESS_S):
+        await wires.direct.settled({"delivered": 1}, deadline_s=DEADLINE_S)
+    assert len({request.webhook_id for request in receiver.requests}) == 1
+    assert len(receiver.requests) == 2
+
+
 async def steady(system: System, pid: int, for_s: float) -> bool:
     """Whether this dispatcher has renewed its heartbeat without a gap for so long, and may judge others."""
     asked = "SELECT renewed_at - steady_since > make_interval(secs => $2) FROM dispatchers WHERE pid = $1"
