@@ -21,7 +21,7 @@ from tests.support.proxy import Direction
 from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import Api, DispatcherProcess, System
 from tests.support.waiting import eventually
-from tests.support.wires import DEADLINE_S, Traffic, Wires, lose, open_traffic
+from tests.support.wires import DEADLINE_S, Traffic, Wires, lose, open_traffic, provoked
 
 TIMES: dict[str, object] = {
     "database_timeout_s": 1,
@@ -85,9 +85,7 @@ async def test_stalled_amid_each_transaction(wires: Wires, api: Api, receiver: R
         for number, (what, provoke) in enumerate(transactions(traffic)[:-1]):
             stall = partial(wires.database.stall, list(Direction)[number % 2])
             with trap(Point(Moment.BEFORE, Step.COMMIT, what), stall) as begun:
-                await provoke()
-                async with asyncio.timeout(DEADLINE_S):
-                    await begun.sprung.wait()
+                await provoked(provoke, begun)
             await asyncio.sleep(LONG_S)
             wires.database.resume()
             await traffic.flows()
