@@ -45,6 +45,7 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
         "retry_policy": row.retry_policy,
         "timeout_s": row.timeout_s,
         "rate_limit": None if row.rate_per_s is None else {"requests_per_s": row.rate_per_s, "burst": row.rate_burst},
+        "ordered": row.ordered,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }

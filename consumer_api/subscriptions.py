@@ -66,6 +66,7 @@ async def create(request: web.Request) -> web.Response:
             retry_policy=wanted.retry_policy.model_dump(mode="json"),
             headers=seal_headers(vault, wanted.headers),
             secrets=seal_secrets(vault, [Secret(secret)]),
+            ordered=wanted.ordered,
             **_rate(wanted.rate_limit),
         )
     view = _view(request, row)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from operator import itemgetter
 from time import perf_counter
 from uuid import UUID
 
@@ -291,10 +292,11 @@ class Admission:
             held = sorted(admitted.held)
             await connection.execute(sql.LOCK_ENDPOINTS, held)
             await connection.execute(sql.HOLD_ENDPOINTS, held)
-        values.sort(key=lambda row: row[0])
+        ordinals = await _draw_ordinals(connection, [endpoint.ordered for _, endpoint in rows])
+        by_id = sorted(((*row, ordinal) for row, ordinal in zip(values, ordinals, strict=True)), key=itemgetter(0))
         ours: set[UUID] = set()
-        for start in range(0, len(values), _ROWS_A_STATEMENT):
-            columns = map(list, zip(*values[start : start + _ROWS_A_STATEMENT], strict=True))
+        for start in range(0, len(by_id), _ROWS_A_STATEMENT):
+            columns = map(list, zip(*by_id[start : start + _ROWS_A_STATEMENT], strict=True))
             written = await connection.fetch(sql.INSERT_DELIVERIES, self._heartbeat.incarnation, *columns)
             ours.update(record["id"] for record in written)
         for key, claim in claims.items():
@@ -340,6 +342,14 @@ def _claim(key: UUID, one: Incoming, endpoint: Endpoint, claimed_s: float) -> Cl
         data=one.event.data,
         traceparent=one.event.traceparent,
     )
+
+
+async def _draw_ordinals(connection: asyncpg.Connection, ordered: Sequence[bool]) -> Sequence[int | None]:
+    """For each row, as the messages came: its place if its endpoint, which is locked, is in strict order."""
+    if not any(ordered):
+        return [None] * len(ordered)
+    drawn = iter([record["ordinal"] for record in await connection.fetch(sql.DRAW_ORDINALS, sum(ordered))])
+    return [next(drawn) if one else None for one in ordered]
 
 
 async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> None:

@@ -1,6 +1,6 @@
 """Claims on deliveries that are stored already: due ones by their work item, held ones by the feeder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -27,17 +27,35 @@ class Claims:
         """Claim what these work items say is due. An item whose row has moved on claims nothing. Raises StoreError."""
         unique = {(item.delivery, item.cycle, item.attempt) for item in items}
         ordered = sorted(unique)
-        return await self._claim(
-            sql.CLAIM_DUE,
-            [delivery for delivery, _, _ in ordered],
-            [cycle for _, cycle, _ in ordered],
-            [attempt for _, _, attempt in ordered],
-            ordered[0][0],
-        )
+        claimed_s = boot_s()
+        async with self._store.transaction() as connection:
+            await self._index.refresh(connection)
+            rows = await self._fetch(
+                connection,
+                sql.CLAIM_DUE,
+                [delivery for delivery, _, _ in ordered],
+                [cycle for _, cycle, _ in ordered],
+                [attempt for _, _, attempt in ordered],
+                ordered[0][0],
+            )
+            return await _with_events(connection, rows, claimed_s)
 
     async def held(self, rooms: Mapping[UUID, int]) -> list[Claim]:
-        """Claim from backlogs whose leases this dispatcher holds, of each so many at most. Raises StoreError."""
-        return await self._claim(sql.CLAIM_HELD, list(rooms), list(rooms.values()))
+        """Claim from backlogs whose leases this dispatcher holds, of each so many at most. Raises StoreError.
+
+        In strict order it is the next one at most, and only if it may go now.
+        """
+        claimed_s = boot_s()
+        async with self._store.transaction() as connection:
+            await self._index.refresh(connection)
+            in_order = sorted(one for one in rooms if (endpoint := self._index.get(one)) and endpoint.ordered)
+            rows: list[asyncpg.Record] = []
+            if in_order:
+                await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, in_order)
+                rows += await self._fetch(connection, sql.CLAIM_IN_ORDER, in_order)
+            if others := {one: room for one, room in rooms.items() if one not in in_order}:
+                rows += await self._fetch(connection, sql.CLAIM_HELD, list(others), list(others.values()))
+            return await _with_events(connection, rows, claimed_s, in_order=in_order)
 
     async def lost(self, known: set[UUID], *, age_s: float) -> list[Claim]:
         """Claims of ours that are older than `age_s` and not among `known`: their commit's answer was lost."""
@@ -45,18 +63,19 @@ class Claims:
             rows = await connection.fetch(sql.CLAIMS_OF, self._heartbeat.incarnation, age_s)
             return await _with_events(connection, [row for row in rows if row["id"] not in known], boot_s())
 
-    async def _claim(self, statement: str, *arguments: object) -> list[Claim]:
-        claimed_s = boot_s()
+    async def _fetch(
+        self, connection: asyncpg.Connection, statement: str, *arguments: object
+    ) -> Sequence[asyncpg.Record]:
         times = self._heartbeat.times
-        async with self._store.transaction() as connection:
-            await self._index.refresh(connection)
-            rows = await connection.fetch(
-                statement, self._heartbeat.incarnation, times.liveness_s - times.margin_s, *arguments
-            )
-            return await _with_events(connection, rows, claimed_s)
+        rows: Sequence[asyncpg.Record] = await connection.fetch(
+            statement, self._heartbeat.incarnation, times.liveness_s - times.margin_s, *arguments
+        )
+        return rows
 
 
-async def _with_events(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record], claimed_s: float) -> list[Claim]:
+async def _with_events(
+    connection: asyncpg.Connection, rows: Sequence[asyncpg.Record], claimed_s: float, *, in_order: Collection[UUID] = ()
+) -> list[Claim]:
     if not rows:
         return []
     events = sorted({row["event_id"] for row in rows})
@@ -77,6 +96,7 @@ async def _with_events(connection: asyncpg.Connection, rows: Sequence[asyncpg.Re
                 event_time=event["time"],
                 data=event["data"],
                 traceparent=event["traceparent"],
+                in_order=row["subscription_id"] in in_order,
             )
         )
     return claims

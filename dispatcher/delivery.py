@@ -82,6 +82,8 @@ class Deliverer:
             return "the subscription was deleted"
         if endpoint.blocked is not None:
             return endpoint.blocked
+        if endpoint.ordered and not claim.in_order:
+            return "its endpoint takes its deliveries in strict order since"
         if self._breakers.refuses(claim):
             return "its endpoint's breaker is open"
         if self._heartbeat.lapsed_since(claim.claimed_s):

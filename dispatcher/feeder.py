@@ -1,8 +1,9 @@
 """The feeder: the backlogs of held endpoints, each fed by the one dispatcher that holds its lease.
 
 An endpoint's rows are taken in order of id, live ones before replays, as many as it takes now; many endpoints in one
-statement, so that ten thousand of them cost a second and not twenty. When a backlog is empty its endpoint becomes open
-again, checked under the lock that every hold takes, so that no held row is left behind.
+statement, so that ten thousand of them cost a second and not twenty. In strict order they are taken one at a time, as
+they were admitted: the next one once the one before has ended, which its settlement tells. When a backlog is empty its
+endpoint becomes open again, checked under the lock that every hold takes, so that no held row is left behind.
 """
 
 import asyncio
@@ -166,6 +167,8 @@ class Feeder:
         """How many more of its backlog an endpoint takes now: what its cap leaves, and its pace allows soon."""
         lanes, key = self._lanes, endpoint.id
         room = lanes.room_of(key)
+        if endpoint.ordered:
+            room = min(room, 1 - lanes.in_hand_of(key))
         if (probes := self._breakers.room(key, in_hand=lanes.in_hand_of(key))) is not None:
             room = min(room, probes)
         if (soon := self._paces.room(endpoint)) is not None:

@@ -26,8 +26,8 @@ from schemas.subscriptions import RetryPolicy, State, decode_secrets
 log = structlog.get_logger(__name__)
 
 _CHANGED = """
-SELECT id, tenant, url, event_types, state, timeout_s, retry_policy, rate_per_s, rate_burst, headers, secrets,
-       deleted_at, version
+SELECT id, tenant, url, event_types, state, timeout_s, retry_policy, rate_per_s, rate_burst, ordered, headers,
+       secrets, deleted_at, version
 FROM subscriptions WHERE version > $1 AND ($1 > 0 OR deleted_at IS NULL) ORDER BY version
 """
 _VERSION = "SELECT version FROM subscription_version"
@@ -50,6 +50,7 @@ class Endpoint:
     headers: Mapping[str, str]
     keys: tuple[tuple[SigningKey, datetime | None], ...]
     limit: RateLimit | None
+    ordered: bool
     blocked: str | None
 
     def keys_at(self, now: datetime) -> list[SigningKey]:
@@ -129,6 +130,7 @@ class SubscriptionIndex:
             headers=headers,
             keys=tuple(keys),
             limit=None if row["rate_per_s"] is None else RateLimit(row["rate_per_s"], row["rate_burst"]),
+            ordered=row["ordered"],
             blocked=blocked,
         )
 

@@ -21,7 +21,8 @@ from dispatcher.index import Endpoint
 class Claim:
     """A delivery that this dispatcher has claimed, with what its POST needs.
 
-    `claimed_s` is the boot time from before the claiming statement was sent.
+    `claimed_s` is the boot time from before the claiming statement was sent. `in_order`: it was claimed as the lowest
+    of its subscription, which strict order asks for.
     """
 
     delivery: UUID
@@ -33,6 +34,7 @@ class Claim:
     event_time: datetime
     data: bytes
     traceparent: str | None
+    in_order: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +71,7 @@ class Lanes:
             blocked=endpoint.blocked,
             held=endpoint.id in self.held,
             paced=endpoint.limit is not None,
+            ordered=endpoint.ordered,
             in_hand=self.in_hand_of(endpoint.id),
             free=self.free,
         )

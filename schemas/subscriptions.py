@@ -223,6 +223,7 @@ Headers = Annotated[dict[str, str], AfterValidator(_headers)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
 MAX_TIMEOUT_S: Final = 60
 TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=MAX_TIMEOUT_S)]
+Ordered = Annotated[bool, Strict()]
 DelaySeconds = Annotated[float, Strict(), Field(ge=0, le=MAX_DELAY_S, allow_inf_nan=False)]
 FinalStatuses = Annotated[
     tuple[Annotated[int, Strict(), Field(ge=300, le=599)], ...], Field(max_length=300), AfterValidator(_unique)
@@ -301,6 +302,7 @@ class SubscriptionCreate(Input):
     retry_policy: _AnyPolicy = DEFAULT_POLICY
     timeout_s: TimeoutSeconds = 15
     rate_limit: RateLimitInput | None = None
+    ordered: Ordered = False
     secret: SigningSecret | None = None
 
 
@@ -309,7 +311,7 @@ def _no_null(value: object) -> object:
     return value
 
 
-_NEVER_NULL: Final = ("url", "event_types", "description", "headers", "retry_policy", "timeout_s", "state")
+_NEVER_NULL: Final = ("url", "event_types", "description", "headers", "retry_policy", "timeout_s", "ordered", "state")
 
 
 class SubscriptionPatch(Input):
@@ -322,6 +324,7 @@ class SubscriptionPatch(Input):
     retry_policy: _AnyPolicy | None = None
     timeout_s: TimeoutSeconds | None = None
     rate_limit: RateLimitInput | None = None  # null takes it away
+    ordered: Ordered | None = None
     state: State | None = None
 
     @field_validator(*_NEVER_NULL, mode="before")

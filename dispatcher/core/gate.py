@@ -18,15 +18,17 @@ class Hold:
 ATTEMPT = Attempt()
 HELD = Hold("the endpoint has a backlog")
 PACED = Hold("the endpoint has a rate limit: its backlog is fed at that pace")
+ORDERED = Hold("the endpoint takes its deliveries in strict order: its backlog is fed one at a time")
 FULL = Hold("the endpoint is at its cap")
 
 
-def decide(*, blocked: str | None, held: bool, paced: bool, in_hand: int, free: int) -> Attempt | Hold:
+def decide(*, blocked: str | None, held: bool, paced: bool, ordered: bool, in_hand: int, free: int) -> Attempt | Hold:
     """Decide for one delivery.
 
     `blocked` says why the subscription may not be delivered to at all (paused, undecryptable); `held` is the
-    endpoint's mode; `paced` says that it has a rate limit, which only who holds its lease can keep; `in_hand` counts
-    its deliveries in this dispatcher and `free` the places left for everybody.
+    endpoint's mode; `paced` says that it has a rate limit, and `ordered` that its deliveries go one by one: only who
+    holds its lease can keep either. `in_hand` counts its deliveries in this dispatcher and `free` the places left for
+    everybody.
     """
     if blocked is not None:
         return Hold(blocked)
@@ -34,6 +36,8 @@ def decide(*, blocked: str | None, held: bool, paced: bool, in_hand: int, free: 
         return HELD
     if paced:
         return PACED
+    if ordered:
+        return ORDERED
     if in_hand >= fair_share(free):
         return FULL
     return ATTEMPT

@@ -67,20 +67,25 @@ ON CONFLICT (id) DO NOTHING
 """
 
 # The rows that are new come back: fan-out repeated after the dedupe window lands on the rows that it made before.
-# $2…$6 arrays: delivery, event, subscription, tenant, event type; $7 the reason to hold it, or NULL to claim it.
+# $2…$6 arrays: delivery, event, subscription, tenant, event type; $7 the reason to hold it, or NULL to claim it;
+# $8 its place in strict order, or NULL.
 INSERT_DELIVERIES: Final = """
 INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, reason, attempts, cycle,
-                        claimed_by, claimed_at, fence)
+                        claimed_by, claimed_at, fence, ordinal)
 SELECT id, event_id, subscription_id, tenant, event_type,
        CASE WHEN hold IS NULL THEN 'pending' ELSE 'held' END, hold, 0, 0,
        CASE WHEN hold IS NULL THEN $1::uuid END,
        CASE WHEN hold IS NULL THEN clock_timestamp() END,
-       CASE WHEN hold IS NULL THEN 1 ELSE 0 END
-FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
-     AS new (id, event_id, subscription_id, tenant, event_type, hold)
+       CASE WHEN hold IS NULL THEN 1 ELSE 0 END, ordinal
+FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::bigint[])
+     AS new (id, event_id, subscription_id, tenant, event_type, hold, ordinal)
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
+
+# $1 places in strict order, ascending. After LOCK_ENDPOINTS on the subscriptions that they are for: whoever draws later
+# for one of them has waited for this commit, so a delivery that can be seen has none before it that is yet to come.
+DRAW_ORDINALS: Final = "SELECT nextval('delivery_ordinals') AS ordinal FROM generate_series(1, $1)"
 
 # What a conflicting event said, once for each `identity`. $1…$8: id, reason, tenant, identity, message id,
 # routing key, body, headers.
@@ -171,18 +176,44 @@ WITH picked AS (
 )
 {_CLAIM}"""
 
-# The feeder's claim on backlogs whose leases it holds. $3, $4 arrays: subscription, how many. Live ones before replays.
+# The feeder's claim on backlogs whose leases it holds. $3, $4 arrays: subscription, how many. Live ones before replays;
+# the ordinals are of a time in strict order.
 CLAIM_HELD: Final = f"""
 WITH picked AS (
     SELECT waiting.id
     FROM unnest($3::uuid[], $4::int[]) AS backlog (subscription_id, room)
-    JOIN subscriptions AS s ON s.id = backlog.subscription_id AND s.feeder = $1
+    JOIN subscriptions AS s ON s.id = backlog.subscription_id AND s.feeder = $1 AND NOT s.ordered
     CROSS JOIN LATERAL (
         SELECT d.id FROM deliveries AS d
         WHERE d.subscription_id = s.id AND d.status = 'held' AND d.claimed_by IS NULL
-        ORDER BY (d.cycle > 0), d.id LIMIT backlog.room FOR NO KEY UPDATE SKIP LOCKED
+        ORDER BY (d.cycle > 0), d.ordinal NULLS FIRST, d.id LIMIT backlog.room FOR NO KEY UPDATE SKIP LOCKED
     ) AS waiting
     WHERE {_FRESH}
+)
+{_CLAIM}"""
+
+# The feeder's claim in strict order: of each subscription its lowest row that has not ended, if it is held, and if no
+# row of it, ended or not, has a claim. A statement of its own after LOCK_LEASES: so nobody else claims in this order
+# meanwhile, and what the last owner of the lease has claimed is seen. $3 array of subscriptions.
+# A pending row always has a claim. The lowest one is chosen before it is locked: were it skipped because somebody has
+# it locked, or found changed, the next one must not take its place.
+CLAIM_IN_ORDER: Final = f"""
+WITH lowest AS MATERIALIZED (
+    SELECT first.id
+    FROM subscriptions AS s CROSS JOIN LATERAL (
+        SELECT d.id, d.cycle, d.ordinal FROM deliveries AS d
+        WHERE d.subscription_id = s.id AND d.status = 'held'
+        ORDER BY (d.cycle > 0), d.ordinal NULLS FIRST, d.id LIMIT 1
+    ) AS first
+    WHERE s.id = ANY($3::uuid[]) AND s.feeder = $1 AND {_FRESH}
+      AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.claimed_by IS NOT NULL)
+      AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.subscription_id = s.id AND d.status = 'retrying'
+                      AND (d.cycle > 0, coalesce(d.ordinal, 0), d.id)
+                          < (first.cycle > 0, coalesce(first.ordinal, 0), first.id))
+), picked AS (
+    SELECT d.id FROM deliveries AS d JOIN lowest ON d.id = lowest.id
+    WHERE d.id >= (SELECT id FROM lowest ORDER BY id LIMIT 1) AND d.status = 'held' AND d.claimed_by IS NULL
+    ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED
 )
 {_CLAIM}"""
 

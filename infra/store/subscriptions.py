@@ -42,6 +42,7 @@ class SubscriptionRow:
     retry_policy: dict[str, Any]
     rate_per_s: float | None
     rate_burst: int | None
+    ordered: bool
     headers: bytes | None = field(repr=False)
     secrets: bytes = field(repr=False)
     version: int
@@ -56,15 +57,15 @@ _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
 _INSERT = f"""
 INSERT INTO subscriptions
     (id, tenant, url, description, event_types, timeout_s, retry_policy, headers, secrets, version, rate_per_s,
-     rate_burst)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+     rate_burst, ordered)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
 _SAVE = f"""
 UPDATE subscriptions
 SET url = $2, description = $3, event_types = $4, state = $5, state_reason = $6, timeout_s = $7, retry_policy = $8,
-    headers = $9, secrets = $10, version = $11, rate_per_s = $12, rate_burst = $13,
+    headers = $9, secrets = $10, version = $11, rate_per_s = $12, rate_burst = $13, ordered = $14,
     breaker_until = CASE WHEN url = $2 THEN breaker_until END, updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING {_COLUMNS}
@@ -93,8 +94,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
 
 _INSERT_TEST_DELIVERY = """
-INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, attempts, cycle, fence)
-VALUES ($1, $2, $3, $4, $5, 'held', 0, 0, 0)
+INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, attempts, cycle, fence, ordinal)
+VALUES ($1, $2, $3, $4, $5, 'held', 0, 0, 0, CASE WHEN $6 THEN nextval('delivery_ordinals') END)
 """
 
 
@@ -112,6 +113,7 @@ async def create(
     secrets: bytes,
     rate_per_s: float | None = None,
     rate_burst: int | None = None,
+    ordered: bool = False,
 ) -> SubscriptionRow:
     """Store a new, enabled subscription. Events admitted after the commit reach it."""
     version = await locks.change_subscriptions(conn)
@@ -129,6 +131,7 @@ async def create(
         version,
         rate_per_s,
         rate_burst,
+        ordered,
     )
     assert record is not None
     return SubscriptionRow(**record)
@@ -174,6 +177,7 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
         row.version,
         row.rate_per_s,
         row.rate_burst,
+        row.ordered,
     )
     assert record is not None
     if row.state == State.DISABLED:
@@ -226,7 +230,9 @@ async def send_test(
     await conn.execute(
         _INSERT_TEST_EVENT, event_id, row.tenant, TEST_SOURCE, external_id, TEST_TYPE, now, data, traceparent
     )
-    await conn.execute(_INSERT_TEST_DELIVERY, delivery_id, event_id, subscription_id, row.tenant, TEST_TYPE)
+    await conn.execute(
+        _INSERT_TEST_DELIVERY, delivery_id, event_id, subscription_id, row.tenant, TEST_TYPE, row.ordered
+    )
     await conn.execute("UPDATE subscriptions SET mode = 'held' WHERE id = $1 AND mode <> 'held'", subscription_id)
     delivery = await deliveries.get(conn, delivery_id)
     assert isinstance(delivery, deliveries.DeliveryRow)

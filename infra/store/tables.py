@@ -17,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    Sequence,
     SmallInteger,
     Table,
     Text,
@@ -74,6 +75,7 @@ subscriptions = Table(
     Column("retry_policy", JSONB, nullable=False),
     Column("rate_per_s", Double),  # the rate limit, in requests a second; NULL for none
     Column("rate_burst", Integer),  # requests that may go at once after a rest
+    Column("ordered", Boolean, nullable=False, server_default=text("false")),  # one delivery at a time, as admitted
     Column("headers", LargeBinary),  # encrypted JSON object; header values are often secrets
     Column("secrets", LargeBinary, nullable=False),  # encrypted JSON list of {"secret", "expires_at"}
     Column("version", BigInteger, nullable=False),  # subscription_version when it last changed
@@ -134,6 +136,9 @@ events = Table(
     postgresql_partition_by="RANGE (id)",
 )
 
+# Drawn under the lock on the subscription's row, so that among its deliveries the order is that of the commits.
+delivery_ordinals = Sequence("delivery_ordinals", metadata=metadata)
+
 deliveries = Table(
     "deliveries",
     metadata,
@@ -152,6 +157,7 @@ deliveries = Table(
     _moment("claimed_at", nullable=True),
     Column("fence", Integer, nullable=False),  # one more at each claim
     _moment("updated_at", now=True),
+    Column("ordinal", BigInteger),  # its place in strict order; NULL where there was none when it was admitted
     CheckConstraint("status IN ('pending', 'held', 'retrying', 'delivered', 'dead', 'canceled')", name="status_known"),
     Index("deliveries_by_subscription", "subscription_id", "id"),
     # The feeder: live ones before replays, then in order.
@@ -159,11 +165,12 @@ deliveries = Table(
         "deliveries_held",
         "subscription_id",
         text("(cycle > 0)"),
+        text("ordinal NULLS FIRST"),
         "id",
         postgresql_where=text("status = 'held'"),
     ),
-    # The reconciler. Claimed rows are as few as the fleet has in hand.
-    Index("deliveries_claimed", "claimed_by", postgresql_where=text("claimed_by IS NOT NULL")),
+    # The reconciler, and whether anything of a subscription is in hand. As few as the fleet has in hand.
+    Index("deliveries_claimed", "subscription_id", "claimed_by", postgresql_where=text("claimed_by IS NOT NULL")),
     Index("deliveries_retrying", "hint_due_at", postgresql_where=text("status = 'retrying'")),
     # Ending what waits of a subscription that goes; held ones have the feeder's index.
     Index("deliveries_retrying_of", "subscription_id", postgresql_where=text("status = 'retrying'")),

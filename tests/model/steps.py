@@ -358,7 +358,7 @@ def _ending(state: State, number: int, row: Row, rules: Rules) -> State:
 def _gate(state: State, me: int, rules: Rules, *, known_held: bool) -> bool:
     in_hand = len(state.dispatchers[me].tasks)
     decision = rules.decide(
-        blocked=_blocked(state), held=known_held, paced=False, in_hand=in_hand, free=16 * rules.places
+        blocked=_blocked(state), held=known_held, paced=False, ordered=False, in_hand=in_hand, free=16 * rules.places
     )
     return isinstance(decision, Attempt)
 

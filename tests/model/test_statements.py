@@ -439,6 +439,7 @@ async def test_insert_deliveries(house: House, hold: bool) -> None:
             ["default"],
             ["order.created"],
             [reason],
+            [None],
         )
     )
     assert seen.rows == house.before.rows | {key: twins.insert_deliveries(hold=hold, me=STEADY)}

@@ -23,6 +23,7 @@ WANTED = {
     "headers": {"Authorization": "Bearer s3cret"},
     "retry_policy": {"delays_s": [5, 60], "final_statuses": [404]},
     "timeout_s": 20,
+    "ordered": True,
 }
 GIVEN_SECRET = "whsec_" + "QUJD" * 8
 
@@ -56,6 +57,7 @@ async def test_create_fills_what_is_left_out(api: ApiClient) -> None:
     answer = await api.call("POST", SUBSCRIPTIONS, {"url": "https://example.com", "event_types": ["#"]})
     created = answer.body
     assert (created["tenant"], created["timeout_s"], created["headers"]) == ("default", 15, {})
+    assert created["ordered"] is False
     assert len(created["retry_policy"]["delays_s"]) == 9
 
 
@@ -171,6 +173,7 @@ async def test_patch_changes_what_is_given_and_keeps_the_rest(api: ApiClient, st
         "description": "",
         "retry_policy": {"max_attempts": 3, "initial_delay_s": 1, "multiplier": 2, "max_delay_s": 10},
         "timeout_s": 1,
+        "ordered": False,
         "headers": {"X-New": "n3w"},
     }
     kept = created
@@ -195,6 +198,7 @@ async def test_what_affects_webhooks_is_stored_with_a_higher_version(api: ApiCli
         {"retry_policy": {"delays_s": []}},
         {"headers": {}},
         {"timeout_s": 1},
+        {"ordered": False},
         {"event_types": ["#"]},
         {"state": "paused"},
     ]

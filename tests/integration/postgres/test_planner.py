@@ -15,10 +15,12 @@ import pytest
 from infra.store import partitions, statements
 from infra.store.store import Store
 from schemas.ids import first_key_at
+from tests.support import rows
 
 DAYS = 30
 ROWS_A_DAY = 1000
 BATCH = 40
+BACKLOG = 3000
 SUBSCRIPTION = UUID(int=7)
 DISPATCHER = UUID(int=8)
 
@@ -89,3 +91,49 @@ async def test_a_batch_reads_its_own_rows(store: Store, case: str) -> None:
             read = await conn.fetchval(READ) - before
             await transaction.rollback()
             assert read <= 4 * BATCH < DAYS * ROWS_A_DAY / 10
+
+
+async def back_up(conn: asyncpg.Connection) -> None:
+    """The subscription is in strict order, and has a backlog; the fleet is at work on others."""
+    await rows.add_subscription(conn, subscription_id=SUBSCRIPTION, ordered=True)
+    await conn.execute("UPDATE subscriptions SET mode = 'held', feeder = $1", DISPATCHER)
+    last = (await conn.fetchval("SELECT id FROM deliveries ORDER BY id DESC LIMIT 1")).int
+    keys = [UUID(int=last + number) for number in range(1, 2 * BACKLOG + 1)]
+    await conn.execute(
+        """
+        INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, attempts, cycle, fence,
+                                ordinal)
+        SELECT id, id, $2, 't', 'y', 'held', 0, 0, 0, number FROM unnest($1::uuid[]) WITH ORDINALITY AS new (id, number)
+        """,
+        keys[:BACKLOG],
+        SUBSCRIPTION,
+    )
+    await conn.execute(
+        """
+        INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, attempts, cycle, fence,
+                                claimed_by, claimed_at)
+        SELECT id, id, id, 't', 'y', 'pending', 0, 0, 1, $2, now() FROM unnest($1::uuid[]) AS id
+        """,
+        keys[BACKLOG:],
+        DISPATCHER,
+    )
+    await conn.execute("ANALYZE")
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+async def test_the_claim_in_strict_order_reads_no_backlog(store: Store, blocked: bool) -> None:
+    """Not the history, nor what is held behind, nor what is claimed of others: a row for each day, and few more."""
+    async with store.connection() as conn:
+        await fill(conn)
+        if not blocked:
+            await conn.execute("UPDATE deliveries SET status = 'delivered', hint_due_at = NULL")
+        await back_up(conn)
+        for _ in range(8):
+            transaction = conn.transaction()
+            await transaction.start()
+            before = await conn.fetchval(READ)
+            claimed = await conn.fetch(statements.CLAIM_IN_ORDER, DISPATCHER, 3600.0, [SUBSCRIPTION])
+            read = await conn.fetchval(READ) - before
+            await transaction.rollback()
+            assert len(claimed) == (not blocked)
+            assert read <= 4 * BATCH < BACKLOG / 10

@@ -45,6 +45,7 @@ async def test_every_change_of_a_configuration_is_stored_with_a_higher_version(s
             {"headers": b"new"},
             {"event_types": ["#"]},
             {"timeout_s": 3},
+            {"ordered": True},
             {"state": "paused"},
             {"state": "enabled"},
             {"state": "disabled"},

@@ -62,6 +62,7 @@ def test_a_subscription_shows_which_headers_it_has_and_no_value() -> None:
         {},
         None,
         None,
+        False,
         b"sealed-h",
         b"sealed-s",
         1,

@@ -31,6 +31,7 @@ def _row(*, secrets: bytes, headers: bytes | None = None) -> SubscriptionRow:
         {},
         None,
         None,
+        False,
         headers,
         secrets,
         1,

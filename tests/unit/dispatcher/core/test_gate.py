@@ -4,29 +4,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.gate import ATTEMPT, FULL, HELD, PACED, Attempt, Hold, decide
+from dispatcher.core.gate import ATTEMPT, FULL, HELD, ORDERED, PACED, Attempt, Hold, decide
 from infra.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("blocked", "held", "paced", "in_hand", "free", "decision"),
+    ("blocked", "held", "paced", "ordered", "in_hand", "free", "decision"),
     [
-        (None, False, False, 0, 100, ATTEMPT),
-        (None, False, False, 5, 100, ATTEMPT),
-        (None, False, False, 6, 100, FULL),
-        (None, False, False, 0, 15, FULL),
-        (None, True, False, 0, 100, HELD),
-        (None, False, True, 0, 100, PACED),
-        (None, True, True, 0, 100, HELD),
-        ("paused", False, True, 0, 100, Hold("paused")),
-        ("paused", False, False, 0, 100, Hold("paused")),
-        ("paused", True, False, 99, 0, Hold("paused")),
+        (None, False, False, False, 0, 100, ATTEMPT),
+        (None, False, False, False, 5, 100, ATTEMPT),
+        (None, False, False, False, 6, 100, FULL),
+        (None, False, False, False, 0, 15, FULL),
+        (None, True, False, False, 0, 100, HELD),
+        (None, False, True, False, 0, 100, PACED),
+        (None, True, True, False, 0, 100, HELD),
+        (None, False, False, True, 0, 100, ORDERED),
+        (None, False, True, True, 0, 100, PACED),
+        (None, True, False, True, 0, 100, HELD),
+        ("paused", False, True, False, 0, 100, Hold("paused")),
+        ("paused", False, False, True, 0, 100, Hold("paused")),
+        ("paused", False, False, False, 0, 100, Hold("paused")),
+        ("paused", True, False, False, 99, 0, Hold("paused")),
     ],
 )
 def test_decide(
-    blocked: str | None, held: bool, paced: bool, in_hand: int, free: int, decision: Attempt | Hold
+    blocked: str | None, held: bool, paced: bool, ordered: bool, in_hand: int, free: int, decision: Attempt | Hold
 ) -> None:
-    assert decide(blocked=blocked, held=held, paced=paced, in_hand=in_hand, free=free) == decision
+    given = {"blocked": blocked, "held": held, "paced": paced, "ordered": ordered, "in_hand": in_hand, "free": free}
+    assert decide(**given) == decision  # type: ignore[arg-type]
+
+
+def attempts(*, in_hand: int, free: int) -> bool:
+    """Whether nothing but places decides, and there is one."""
+    return decide(blocked=None, held=False, paced=False, ordered=False, in_hand=in_hand, free=free) == ATTEMPT
 
 
 def fill(places: int, endpoints: int) -> list[int]:
@@ -34,7 +44,7 @@ def fill(places: int, endpoints: int) -> list[int]:
     in_hand: list[int] = []
     for _ in range(endpoints):
         mine = 0
-        while decide(blocked=None, held=False, paced=False, in_hand=mine, free=places - sum(in_hand) - mine) == ATTEMPT:
+        while attempts(in_hand=mine, free=places - sum(in_hand) - mine):
             mine += 1
         in_hand.append(mine)
     return in_hand
