@@ -125,6 +125,14 @@ class Broker(Protocol):
       neighbour along.
     - A dead letter stays in its queue until a keeper acks it, however often it is looked at.
 
+    Consuming in order (`in_order`), by one consumer at a time, which is for its users to see to:
+    - It is handed the messages in the order in which they were published: over RabbitMQ those of one channel, over
+      PostgreSQL those of one publisher. So are those that come back, be it from a consumer that died or closed.
+    - It is handed nothing that comes after a message that another consumer has in hand. Over RabbitMQ it waits until
+      there is no other consumer; over PostgreSQL it ends the one before it, and takes over what that has in hand.
+    - A suspect is handed out alone in its place: those before it are acked by then, and those behind it wait.
+    - What is released loses its place. To keep it, close the consumer: all that is not acked goes back, in order.
+
     Connections:
     - A cut connection restores itself, and consumers with it; publishing works again once the broker is back.
     - Closing gives back what is not acked and returns within a few seconds, even when the broker is away.
@@ -144,8 +152,8 @@ class Broker(Protocol):
         """Store several at once; one that fails does not keep the others back."""
         ...
 
-    def consume(self, queue: Queue, *, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
-        """Consume `queue` for as long as the context is open."""
+    def consume(self, queue: Queue, *, prefetch: int, in_order: bool = False) -> AbstractAsyncContextManager[Consumer]:
+        """Consume `queue` for as long as the context is open. In order, always with the same `prefetch`."""
         ...
 
     async def check(self, *, timeout_s: float) -> None:

@@ -105,8 +105,8 @@ class PostgresBroker:
                 future.cancel()  # what has not been begun is not stored; does nothing to those that are done
         return [_outcome(place) if isinstance(place, _Waiting) else place for place in places]
 
-    def consume(self, queue: Queue, *, prefetch: int) -> AbstractAsyncContextManager[Consumer]:
-        return self._consume(queue, prefetch)
+    def consume(self, queue: Queue, *, prefetch: int, in_order: bool = False) -> AbstractAsyncContextManager[Consumer]:
+        return self._consume(queue, prefetch, in_order=in_order)
 
     async def check(self, *, timeout_s: float) -> None:
         if self._checking is None or self._checking.done():
@@ -135,9 +135,9 @@ class PostgresBroker:
         return None
 
     @asynccontextmanager
-    async def _consume(self, queue: Queue, prefetch: int) -> AsyncIterator[Consumer]:
+    async def _consume(self, queue: Queue, prefetch: int, *, in_order: bool) -> AsyncIterator[Consumer]:
         self._opened()
-        async with PostgresConsumer(queue, prefetch=prefetch, options=self._options) as consumer:
+        async with PostgresConsumer(queue, prefetch=prefetch, options=self._options, in_order=in_order) as consumer:
             yield consumer
 
     def _opened(self) -> asyncpg.Pool:

@@ -94,9 +94,10 @@ class _Session:
 class PostgresConsumer:
     """`Consumer` of one queue, while its context is open."""
 
-    def __init__(self, queue: Queue, *, prefetch: int, options: ConsumerOptions) -> None:
+    def __init__(self, queue: Queue, *, prefetch: int, options: ConsumerOptions, in_order: bool = False) -> None:
         self._queue = queue
         self._prefetch = prefetch
+        self._in_order = in_order
         self._options = options
         self._session: _Session | None = None
         self._ended: list[_Session] = []  # lost, and what was handed out over them not given back yet
@@ -207,7 +208,7 @@ class PostgresConsumer:
         limited = self._queue in rows.DEAD_KEYS
         try:
             records = await session.run(
-                rows.CLAIM,
+                rows.CLAIM_IN_ORDER if self._in_order else rows.CLAIM,
                 self._queue.value,
                 room,
                 session.id,
@@ -248,6 +249,8 @@ class PostgresConsumer:
             try:
                 session = await self._connect()
                 await self._give_back(session)
+                if self._in_order:
+                    await self._take_over(session)
                 self._session = session
                 self._woken.set()
                 await self._renew(session)
@@ -292,6 +295,13 @@ class PostgresConsumer:
             await session.settle(rows.ACK, ended.acked)
             await session.settle(rows.RELEASE, list(ended.held.values()))
             self._ended.pop(0)
+
+    async def _take_over(self, session: _Session) -> None:
+        """From the consumer in order before this one, which ends."""
+        while not (await session.run(rows.BECOME_SOLE, self._queue.value))[0]["mine"]:
+            await session.run(rows.END_SOLE, self._queue.value)
+            await asyncio.sleep(_FIRST_PAUSE_S)
+        await session.run(rows.TAKE_OVER, self._queue.value, session.id)
 
     async def _renew(self, session: _Session) -> None:
         """Keep the leases until the connection is lost."""

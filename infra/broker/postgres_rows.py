@@ -45,13 +45,37 @@ STORE: Final = """
 
 NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', queue) FROM unnest($1::text[]) AS queue"  # noqa: S608
 
+# The sole consumer in order of queue $1 holds this lock for as long as its connection lives.
+_SOLE: Final = "hashtextextended('hookhare: in order from ' || $1, 0)"
+BECOME_SOLE: Final = f"SELECT pg_try_advisory_lock({_SOLE}) AS mine"
+END_SOLE: Final = f"""
+    SELECT pg_terminate_backend(pid) FROM pg_locks
+     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid <> pg_backend_pid()
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (classid::bigint << 32) | objid::bigint = {_SOLE}
+"""  # noqa: S608
+# Everything of queue $1 that was ever handed out and is still there is handed out again to consumer $2, before the
+# rest: by `id`, which is the order of publish. Nobody else's acks and renewals reach it any more.
+TAKE_OVER: Final = """
+    UPDATE queue_messages SET consumer = $2, visible_at = 'epoch' WHERE queue = $1 AND consumer IS NOT NULL
+"""
+
 # Hands out up to $2 messages of queue $1 to consumer $3 for $4 seconds: those that were due first.
 # - Suspects are left, and counted in `suspects`, unless $5: then, if there is one, it is handed out and nothing else.
 # - What came back more often than $6 times moves to the dead letters with the key $7. Without a $6, nothing does.
 # - `next_s` is how many seconds from now the next message is due.
 # - At least one row comes back; it has no id when nothing was handed out.
 # statement_timestamp() is stable, which lets the index bound the scan; clock_timestamp() would read the whole future.
-CLAIM: Final = f"""
+_ALONE: Final = f"""CASE WHEN $5 AND EXISTS (SELECT FROM suspects)
+                    THEN due.id = (SELECT id FROM suspects ORDER BY visible_at, id LIMIT 1)
+                    ELSE due.times < {SUSPECT_DELIVERY_COUNT} AND ($6::int IS NULL OR due.times <= $6) END"""  # noqa: S608
+# In order: those before the first suspect, or, where it is the first of all, it alone.
+_ALONE_IN_ORDER: Final = f"""($6::int IS NULL OR due.times <= $6)
+           AND NOT EXISTS (SELECT FROM suspects WHERE (visible_at, id) < (due.visible_at, due.id))
+           AND (due.times < {SUSPECT_DELIVERY_COUNT}
+                OR $5 AND NOT EXISTS (SELECT FROM due AS before WHERE (visible_at, id) < (due.visible_at, due.id)
+                                         AND ($6::int IS NULL OR before.times <= $6)))"""  # noqa: S608
+_CLAIM: Final = f"""
     WITH due AS MATERIALIZED (
         SELECT id, visible_at, delivery_count + (consumer IS NOT NULL)::int AS times
           FROM queue_messages
@@ -72,9 +96,7 @@ CLAIM: Final = f"""
            SET consumer = $3, visible_at = statement_timestamp() + make_interval(secs => $4), delivery_count = due.times
           FROM due
          WHERE message.id = due.id
-           AND CASE WHEN $5 AND EXISTS (SELECT FROM suspects)
-                    THEN due.id = (SELECT id FROM suspects ORDER BY visible_at, id LIMIT 1)
-                    ELSE due.times < {SUSPECT_DELIVERY_COUNT} AND ($6::int IS NULL OR due.times <= $6) END
+           AND %s
         RETURNING message.*, due.visible_at AS due_at
     )
     SELECT told.*, taken.*
@@ -85,6 +107,8 @@ CLAIM: Final = f"""
       LEFT JOIN taken ON true
      ORDER BY taken.due_at, taken.id
 """  # noqa: S608 - constants of our own
+CLAIM: Final = _CLAIM % _ALONE
+CLAIM_IN_ORDER: Final = _CLAIM % _ALONE_IN_ORDER
 
 # Since then the lease may have run out, and somebody else may have had the message.
 _STILL_MINE: Final = """

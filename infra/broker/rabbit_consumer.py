@@ -11,6 +11,7 @@ from typing import Final
 
 from infra.broker.amqp_link import Link, Wire, amqp_faults, end
 from infra.broker.base import Queue, Received
+from infra.broker.rabbit_in_order import SessionInOrder
 from infra.broker.rabbit_session import Session, Token
 from schemas.errors import BrokerError, BrokerUnavailable, ConfigurationError
 
@@ -31,12 +32,15 @@ class RabbitConsumer:
         prefetch: int,
         timeout_s: float,
         redeclare: Callable[[Wire], Awaitable[None]],
+        in_order: bool = False,
     ) -> None:
         self._link = link
         self._queue = queue
         self._prefetch = prefetch
         self._timeout_s = timeout_s
         self._redeclare = redeclare
+        self._in_order = in_order
+        self._narrow = False  # in order: the next session has to begin so
         self._session: Session | None = None
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -115,12 +119,16 @@ class RabbitConsumer:
     async def _consume(self, wire: Wire) -> None:
         with amqp_faults("opening a channel"):
             channel = await wire.open_channel(confirms=False, timeout_s=self._timeout_s)
-        session = Session(
+        kind = SessionInOrder if self._in_order else Session
+        session = kind(
             wire, channel, self._queue, prefetch=self._prefetch, timeout_s=self._timeout_s, arrived=self._arrived
         )
+        if isinstance(session, SessionInOrder):
+            session.narrow = self._narrow
         self._session = session
         try:
             await session.run()
         finally:
             self._session = None
+            self._narrow = isinstance(session, SessionInOrder) and session.met_suspect
             await session.close()

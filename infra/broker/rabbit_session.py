@@ -69,6 +69,9 @@ class Session:
         closing = self._channel.closing
         closing.add_done_callback(lambda _: self._end("the channel was closed"))
         self._channel.on_consumer_cancel_callbacks.add(lambda _: self._end("the broker cancelled it"))
+        await self._consume()
+
+    async def _consume(self) -> None:
         while True:
             self._narrow, self._innocent = True, False
             await self._add_consumer(1)
@@ -188,7 +191,7 @@ class Session:
             self._wire.abort()  # nothing can be written any more
         except AMQP_FAULTS:
             pass
-        if len(self._unacked) <= 1:
+        if len(self._unacked) <= 1 + len(self._suspects):
             self._turn.set()
 
     def _leading(self, known: Collection[int]) -> list[int]:

@@ -114,12 +114,17 @@ class RabbitBroker:
         return [task.result() for task in tasks]
 
     @asynccontextmanager
-    async def consume(self, queue: Queue, *, prefetch: int) -> AsyncIterator[Consumer]:
+    async def consume(self, queue: Queue, *, prefetch: int, in_order: bool = False) -> AsyncIterator[Consumer]:
         if prefetch < 1:
             raise ValueError("prefetch must be at least 1")  # for AMQP, 0 is no limit
         self._consuming.start()
         consumer = RabbitConsumer(
-            self._consuming, queue, prefetch=prefetch, timeout_s=self._timeout_s, redeclare=self._declare
+            self._consuming,
+            queue,
+            prefetch=prefetch,
+            timeout_s=self._timeout_s,
+            redeclare=self._declare,
+            in_order=in_order,
         )
         consumer.start()
         try:

@@ -14,10 +14,10 @@ from tests.contract.steps import PATIENCE_S
 class Victim:
     """Receives from the events queue and tells what it received."""
 
-    def __init__(self, harness: Harness, *, prefetch: int) -> None:
+    def __init__(self, harness: Harness, *, prefetch: int, in_order: bool = False) -> None:
         self._told, telling = multiprocessing.Pipe(duplex=False)
         context = multiprocessing.get_context("spawn")  # a fork would share the test's loop
-        self._process = context.Process(target=_consume, args=(harness, prefetch, telling), daemon=True)
+        self._process = context.Process(target=_consume, args=(harness, prefetch, in_order, telling), daemon=True)
 
     @property
     def pid(self) -> int:
@@ -40,12 +40,15 @@ class Victim:
         self._process.join()
 
 
-def _consume(harness: Harness, prefetch: int, telling: Connection) -> None:
-    asyncio.run(_consume_for_ever(harness, prefetch, telling))
+def _consume(harness: Harness, prefetch: int, in_order: bool, telling: Connection) -> None:
+    asyncio.run(_consume_for_ever(harness, prefetch, in_order, telling))
 
 
-async def _consume_for_ever(harness: Harness, prefetch: int, telling: Connection) -> None:
-    async with harness.broker() as broker, broker.consume(Queue.EVENTS, prefetch=prefetch) as consumer:
+async def _consume_for_ever(harness: Harness, prefetch: int, in_order: bool, telling: Connection) -> None:
+    async with (
+        harness.broker() as broker,
+        broker.consume(Queue.EVENTS, prefetch=prefetch, in_order=in_order) as consumer,
+    ):
         while True:
             for one in await consumer.receive(prefetch):
                 telling.send(one.message.body.decode())
