@@ -26,6 +26,7 @@ from dispatcher.core.settle import Claimed
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
+from dispatcher.roles import Role, RoleLost
 from infra.broker.base import Consumer, Queue, Received
 from infra.broker.open import messaging_system
 from infra.settings import Settings
@@ -69,8 +70,12 @@ class _Admitted:
     conflicts: int = 0
 
 
+class GivenBack(Exception):
+    """An event of those in hand cannot be admitted: in order, all that is not acked has to go back with it."""
+
+
 class Admission:
-    """Consumes the events queue."""
+    """Consumes the events queue; under a `role`, in order."""
 
     def __init__(
         self,
@@ -81,7 +86,9 @@ class Admission:
         heartbeat: Heartbeat,
         telemetry: Telemetry,
         settings: Settings,
+        role: Role | None = None,
     ) -> None:
+        self._role = role
         self._store = store
         self._burials = burials
         self._index = index
@@ -132,6 +139,9 @@ class Admission:
                 with self._span(incoming):
                     batch, admitted = await self._commit(incoming, placed)
                 break
+            except RoleLost:
+                self._displace(placed)
+                raise
             except Exception as error:  # noqa: BLE001 - its kind decides what is done
                 self._displace(placed)
                 if not _is_its_own_fault(error):
@@ -166,6 +176,8 @@ class Admission:
         else:
             log.error("admission.failed", event_id=public_id(EVENT, one.key), exc_info=error)
             await asyncio.sleep(_LONGEST_PAUSE_S)
+            if self._role is not None:
+                raise GivenBack
             await consumer.release([one.received])
 
     def _span(self, incoming: Sequence[Incoming]) -> AbstractContextManager[None]:
@@ -197,6 +209,8 @@ class Admission:
         claimed_s = boot_s()
         liveness = self._heartbeat.times
         async with self._store.transaction() as connection:
+            if self._role is not None:
+                await self._role.share(connection)
             await share_subscriptions(connection)
             view = await connection.fetchrow(
                 sql.ADMISSION_VIEW, self._heartbeat.incarnation, liveness.liveness_s - liveness.margin_s

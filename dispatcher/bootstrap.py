@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 
 from dispatcher.admission import Admission
+from dispatcher.admission_in_order import admit_in_order
 from dispatcher.breakers import Breakers
 from dispatcher.burial import Burials
 from dispatcher.claims import Claims
@@ -31,6 +32,7 @@ from dispatcher.keeper import Keeper
 from dispatcher.lanes import Lanes
 from dispatcher.paces import Paces
 from dispatcher.reconciler import Reconciler
+from dispatcher.roles import Name, Role
 from dispatcher.settlement import Outcome, Settlement
 from dispatcher.upkeep import Upkeep
 from infra.broker.base import Broker, Queue
@@ -115,7 +117,8 @@ async def _parts(
     reconciler = Reconciler(store, claims, lanes, settlement, hints, heartbeat, telemetry, settings)
     upkeep = Upkeep(store, lanes, heartbeat, telemetry, settings)
     burials = Burials(broker, telemetry, timeout_s=settings.broker_timeout_s)
-    admission = Admission(store, burials, index, lanes, heartbeat, telemetry, settings)
+    role = Role(Name.ADMISSION, store, heartbeat) if settings.ordered_admission else None
+    admission = Admission(store, burials, index, lanes, heartbeat, telemetry, settings, role)
     due = Due(broker, claims, index, lanes, settlement, settings)
     keeper = Keeper(store, telemetry)
     async with store.connection() as connection:
@@ -130,12 +133,16 @@ async def _parts(
         stack.push_async_callback(
             _drain, settings, lanes, settlement, hints, reconciler, _watch(failed, "settlement", settlement.run())
         )
-        events = await stack.enter_async_context(broker.consume(Queue.EVENTS, prefetch=settings.prefetch))
+        if role is None:
+            events = await stack.enter_async_context(broker.consume(Queue.EVENTS, prefetch=settings.prefetch))
+            admitting = admission.run(events)
+        else:
+            admitting = admit_in_order(admission, role, broker, prefetch=settings.prefetch)
         work = await stack.enter_async_context(broker.consume(Queue.WORK, prefetch=settings.prefetch))
         dead = await stack.enter_async_context(broker.consume(Queue.DEAD_LETTERS, prefetch=_KEEPER_PREFETCH))
         unrouted = await stack.enter_async_context(broker.consume(Queue.UNROUTED, prefetch=_KEEPER_PREFETCH))
         takers = {
-            "admission": admission.run(events),
+            "admission": admitting,
             "due": due.run(work),
             "keeper of dead letters": keeper.run(dead, Queue.DEAD_LETTERS),
             "keeper of the unrouted": keeper.run(unrouted, Queue.UNROUTED),

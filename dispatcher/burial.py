@@ -49,6 +49,7 @@ class Burials:
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
+        self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         return self
 

@@ -108,10 +108,12 @@ class Reconciler:
         self._count("lost_claims", len(lost))
 
     async def _free_leases(self) -> None:
-        """The leases of the dead."""
+        """The leases of the dead, and their roles."""
         async with self._store.connection() as connection:
             leases = await connection.fetch(sql.FREE_DEAD_LEASES, self._heartbeat.incarnation, self._liveness_s)
+            roles = await connection.fetch(sql.FREE_DEAD_ROLES, self._heartbeat.incarnation, self._liveness_s)
         self._count("dead_leases", len(leases))
+        self._count("dead_roles", len(roles))
 
     async def _free_claims(self) -> None:
         """The claims of the dead, and those older than the cap."""

@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     events_delivery_limit: Count = Field(
         100, description="times that an event or work message may come back before it is dead-lettered"
     )
+    ordered_admission: bool = Field(
+        False,
+        description="true: one dispatcher at a time admits events, in the order of the queue, as strict order needs it "
+        "that begins at the publisher; it makes their first attempts too, so the fleet is no faster than one",
+    )
     dedupe_window_s: Seconds = Field(604_800, description="how long a (tenant, source, id) is known, in seconds")
 
     # The dispatcher's work in hand

@@ -35,6 +35,17 @@ FORGET_DISPATCHERS: Final = "DELETE FROM dispatchers WHERE renewed_at < clock_ti
 _FRESH: Final = """EXISTS (SELECT 1 FROM dispatchers AS self WHERE self.id = $1
                            AND self.renewed_at > clock_timestamp() - make_interval(secs => $2))"""
 
+# --- Roles: what one dispatcher of all does at a time -----------------------------------------------------------
+
+# $1 incarnation, $2 as for _FRESH, $3 the role. Waits for nobody who works under it.
+TAKE_ROLE: Final = f"UPDATE roles SET holder = $1 WHERE name = $3 AND holder IS NULL AND {_FRESH} RETURNING true"
+HAS_ROLE: Final = "SELECT true FROM roles WHERE name = $2 AND holder = $1"
+
+# Part of every transaction that works under the role: nobody else has it before that is committed.
+SHARE_ROLE: Final = "SELECT true FROM roles WHERE name = $2 AND holder = $1 FOR SHARE"
+
+GIVE_UP_ROLE: Final = "UPDATE roles SET holder = NULL WHERE name = $2 AND holder = $1"
+
 # --- Admission -------------------------------------------------------------------------------------------------
 
 # After share_subscriptions(): a later statement, so that its snapshot is younger than the lock.
@@ -392,6 +403,18 @@ WHERE {_MAY_JUDGE} AND s.mode = 'held' AND s.feeder IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = s.feeder
                   AND x.renewed_at > statement_timestamp() - make_interval(secs => $2))
 RETURNING s.id
+"""
+
+# Roles of the dead. $2 liveness in seconds. One that is worked under just now is passed over.
+FREE_DEAD_ROLES: Final = f"""
+UPDATE roles SET holder = NULL WHERE name IN (
+    SELECT name FROM roles AS r
+    WHERE {_MAY_JUDGE} AND r.holder IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM dispatchers AS x WHERE x.id = r.holder
+                      AND x.renewed_at > statement_timestamp() - make_interval(secs => $2))
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+RETURNING name
 """
 
 # Sessions of ours that have waited for $1 seconds, amid a statement, for a client that stands still. The server itself

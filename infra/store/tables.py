@@ -107,6 +107,14 @@ dispatchers = Table(
     _moment("steady_since", now=True),  # since when it has renewed without a gap
 )
 
+# What one dispatcher of all does at a time. Each has its row from the beginning on.
+roles = Table(
+    "roles",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", UUID),  # the dispatcher that has it
+)
+
 event_keys = Table(
     "event_keys",
     metadata,

@@ -1,12 +1,17 @@
 """Strict order, kept by three dispatchers together: one delivery at a time, as admitted, whatever fails or dies."""
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
+from producer.events import NewEvent
 from schemas.ids import EVENT, SUBSCRIPTION, parse_id, public_id
+from tests.support.points import Moment, Point, Step
 from tests.support.receivers import Behaviour, Receiver, Request
 from tests.support.system import Api, DispatcherProcess, System
 from tests.support.waiting import eventually
@@ -135,3 +140,46 @@ async def test_the_order_outlives_who_has_the_lease(
     late = overtakings(receiver.requests, await places(system, ordered["id"]))
     assert len(late) <= (fault == "stopped"), late
     assert COUNT <= len(receiver.requests) <= COUNT + 1
+
+
+async def admitting(system: System) -> int | None:
+    """The process that admits."""
+    pid: int | None = await system.value("SELECT d.pid FROM roles AS r JOIN dispatchers AS d ON d.id = r.holder")
+    return pid
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+async def test_the_order_of_publish_outlives_who_admits(
+    system: System, api: Api, receiver: Receiver, tmp_path: Path, fault: signal.Signals
+) -> None:
+    """It dies, or stands still until another one has taken over, with events admitted and not acked, others in hand."""
+    ordered = await api.subscribe(receiver.url("/ordered"), ordered=True)
+    settings: dict[str, Any] = {"ordered_admission": True, "batch_rows": 20, "prefetch": 100}
+    amid = Point(Moment.AFTER, Step.COMMIT, "INSERT_DELIVERIES", nth=10)
+    first = DispatcherProcess(system, tmp_path / "first.log", at=[amid], fault=fault, **settings)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(first)
+
+        async def admits() -> bool:
+            return await admitting(system) == first.pid
+
+        await eventually(admits, deadline_s=30)
+        for number in range(2):
+            await stack.enter_async_context(DispatcherProcess(system, tmp_path / f"{number}.log", **settings))
+        async with system.publisher() as publisher:
+            await publisher.publish_many([NewEvent("order.created", {"n": n}) for n in range(800)])
+            for n in range(800, 1000):
+                await publisher.publish("order.created", {"n": n})
+
+            async def taken_over() -> bool:
+                return await admitting(system) not in (None, first.pid)
+
+            await eventually(taken_over, deadline_s=60)
+            first.resume()
+            await publisher.publish_many([NewEvent("order.created", {"n": n}) for n in range(1000, 1100)])
+        await system.settled({"delivered": 1100}, deadline_s=120)
+    rows = await system.fetch(
+        "SELECT e.data FROM deliveries AS d JOIN events AS e ON e.id = d.event_id ORDER BY d.ordinal"
+    )
+    assert [orjson.loads(row["data"])["n"] for row in rows] == list(range(1100))
+    assert overtakings(receiver.requests, await places(system, ordered["id"])) == []

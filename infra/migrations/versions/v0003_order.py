@@ -12,6 +12,8 @@ STATEMENTS = (
     "ALTER TABLE subscriptions ADD COLUMN ordered boolean NOT NULL DEFAULT false",
     "CREATE SEQUENCE delivery_ordinals",
     "ALTER TABLE deliveries ADD COLUMN ordinal bigint",
+    "CREATE TABLE roles (name text PRIMARY KEY, holder uuid)",
+    "INSERT INTO roles (name) VALUES ('admission')",
     "DROP INDEX deliveries_held",
     """
     CREATE INDEX deliveries_held ON deliveries (subscription_id, (cycle > 0), ordinal NULLS FIRST, id)
