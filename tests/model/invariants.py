@@ -3,7 +3,7 @@
 Each function answers with what is wrong, for a person; None when nothing is.
 """
 
-from schemas.deliveries import ENDED, Status
+from schemas.deliveries import ENDED, UNFINISHED, Status
 from tests.model.state import Delivery, Hint, Row, State
 from tests.model.steps import Step
 
@@ -60,6 +60,8 @@ def _needs_the_reconciler(state: State, number: int, row: Row) -> str | None:
 
 
 def of_step(before: State, step: Step) -> str | None:
+    if before.subscription.ordered and (wrong := _of_order(before, step.state)):
+        return wrong
     for number, (old, new) in enumerate(zip(before.deliveries, step.state.deliveries, strict=True)):
         if new is old or old.row is None:
             continue
@@ -70,6 +72,24 @@ def of_step(before: State, step: Step) -> str | None:
             wrong = _of_claim(old.row, new.row, step.hint)
         if wrong is not None:
             return f"delivery {number}: {wrong}"
+    return None
+
+
+def _of_order(before: State, after: State) -> str | None:
+    """Strict order: none begins while one before it has not ended, or while a POST is under way.
+
+    But for the POST of who was stopped. A replay has its place only when it is claimed.
+    """
+    in_hand = [task for dispatcher in before.dispatchers for task in dispatcher.tasks]
+    for old, new in zip(before.dispatchers, after.dispatchers, strict=True):
+        for begun in set(new.tasks) - set(old.tasks):
+            if begun.phase != "begun" or begun.hit:
+                continue
+            if any(task.posting and not task.hit for task in in_hand if task.delivery != begun.delivery):
+                return f"delivery {begun.delivery}: it begins while another one is under way"
+            for number, row in before.rows():
+                if number < begun.delivery and begun.cycle == row.cycle == 0 and row.status in UNFINISHED:
+                    return f"delivery {begun.delivery}: it overtakes {number}, which is {row.status}"
     return None
 
 

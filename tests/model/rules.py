@@ -69,6 +69,7 @@ class Rules:
     close_backlogs: Callable[..., Subscription | None] = sql.close_backlogs
     claim_due: Callable[..., Row | None] = sql.claim_due
     claim_held: Callable[..., Row | None] = sql.claim_held
+    claim_in_order: Callable[..., Row | None] = sql.claim_in_order
     claims_of: Callable[..., bool] = sql.claims_of
     insert_dead_letters: Callable[..., tuple[int, ...]] = sql.insert_dead_letters
     may_judge: Callable[..., bool] = sql.may_judge

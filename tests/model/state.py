@@ -47,6 +47,7 @@ class Subscription(NamedTuple):
     state: Literal["enabled", "paused", "disabled", "deleted"] = "enabled"
     mode: Literal["open", "held"] = "open"
     feeder: int | None = None
+    ordered: bool = False
 
 
 class Task(NamedTuple):
@@ -148,9 +149,12 @@ class State(NamedTuple):
         return incarnation != GONE and self.dispatchers[incarnation].beat == "fresh"
 
 
-def begin(*, deliveries: int, dispatchers: int) -> State:
-    """Every event published, nothing admitted, every dispatcher up."""
-    return State((Delivery(),) * deliveries, (Dispatcher(),) * dispatchers)
+def begin(*, deliveries: int, dispatchers: int, ordered: bool = False) -> State:
+    """Every event published, nothing admitted, every dispatcher up.
+
+    In strict order, the deliveries are numbered as they are admitted.
+    """
+    return State((Delivery(),) * deliveries, (Dispatcher(),) * dispatchers, Subscription(ordered=ordered))
 
 
 def key(state: State) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 `None` stands for "this row is not touched". `test_statements.py` runs every twin and its statement over the same rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from schemas.deliveries import ENDED, UNFINISHED, Status
 from tests.model.state import Row, Subscription
@@ -51,6 +51,17 @@ def claim_held(row: Row, subscription: Subscription, *, me: int, fresh: bool) ->
     if fresh and subscription.feeder == me and row.status is Status.HELD and row.claimed_by is None:
         return claim(row, me)
     return None
+
+
+def claim_in_order(
+    rows: Mapping[int, Row], subscription: Subscription, *, number: int, me: int, fresh: bool
+) -> Row | None:
+    """Row `number` of those of a subscription, which are numbered by their ordinals. After LOCK_LEASES."""
+    unfinished = [one for one, row in rows.items() if row.status in UNFINISHED]
+    lowest = min(unfinished, key=lambda one: (rows[one].cycle > 0, one), default=None)
+    if number != lowest or any(row.claimed_by is not None for row in rows.values()):
+        return None
+    return claim_held(rows[number], subscription, me=me, fresh=fresh)
 
 
 def claim(row: Row, me: int) -> Row:

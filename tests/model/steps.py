@@ -68,7 +68,9 @@ def heart(state: State, me: int, rules: Rules) -> Iterator[Step]:
 
 def admission(state: State, me: int, rules: Rules) -> Iterator[Step]:
     for number, one in enumerate(state.deliveries):
-        if not one.queued:
+        if not one.queued or (
+            state.subscription.ordered and any(before.queued for before in state.deliveries[:number])
+        ):
             continue
         acked = state.with_delivery(number, one._replace(queued=False))
         if one.row is not None or state.subscription.state in ("disabled", "deleted"):
@@ -119,7 +121,10 @@ def feeder(state: State, me: int, rules: Rules) -> Iterator[Step]:
     if subscription.feeder != me or _blocked(state):
         return
     for number, row in state.rows():
-        claimed = rules.claim_held(row, subscription, me=me, fresh=fresh)
+        if subscription.ordered:
+            claimed = rules.claim_in_order(dict(state.rows()), subscription, number=number, me=me, fresh=fresh)
+        else:
+            claimed = rules.claim_held(row, subscription, me=me, fresh=fresh)
         if claimed is not None and len(dispatcher.tasks) < rules.places:
             label = f"{name} feeds {number}"
             rest = state.with_row(number, claimed)
@@ -358,7 +363,12 @@ def _ending(state: State, number: int, row: Row, rules: Rules) -> State:
 def _gate(state: State, me: int, rules: Rules, *, known_held: bool) -> bool:
     in_hand = len(state.dispatchers[me].tasks)
     decision = rules.decide(
-        blocked=_blocked(state), held=known_held, paced=False, ordered=False, in_hand=in_hand, free=16 * rules.places
+        blocked=_blocked(state),
+        held=known_held,
+        paced=False,
+        ordered=state.subscription.ordered,
+        in_hand=in_hand,
+        free=16 * rules.places,
     )
     return isinstance(decision, Attempt)
 

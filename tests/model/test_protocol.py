@@ -5,7 +5,7 @@ at any time: a crash, a stop, a lost answer, a lost or doubled hint, an old clai
 Walks by chance go further: three dispatchers, three deliveries, twenty interferences.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,11 +19,12 @@ from schemas.deliveries import UNFINISHED, Status
 from tests.model import statements as sql
 from tests.model.explore import INTERFERENCES, Exploration, find, walk
 from tests.model.rules import ONE_ATTEMPT, RULES, THREE_ATTEMPTS, TIMES, Rules
-from tests.model.state import Row, Subscription, begin
+from tests.model.state import Row, State, Subscription, begin
 from tests.model.steps import Kind
 
 ONE: Final = begin(deliveries=1, dispatchers=2)
 TWO: Final = begin(deliveries=2, dispatchers=2)
+ORDERED: Final = begin(deliveries=2, dispatchers=2, ordered=True)
 FIRST_SEED: Final = 20_260_000
 WALKS: Final = 300
 UNAIDED: Final[Sequence[Kind]] = ("operator", "replay")
@@ -49,10 +50,16 @@ def test_two_deliveries_in_one_backlog() -> None:
     assert len(Exploration(TWO, one_attempt, interferences=1)) > 15_000
 
 
+def test_two_deliveries_in_strict_order() -> None:
+    assert len(Exploration(ORDERED, RULES, interferences=1)) > 3_000
+    one_attempt = replace(RULES, policy=ONE_ATTEMPT, places=2)
+    assert len(Exploration(ORDERED, one_attempt, interferences=2)) > 10_000
+
+
 def test_walks_by_chance() -> None:
     """When one breaks, its trace begins with its seed."""
     taken = [
-        walk(begin(deliveries=1 + seed % 3, dispatchers=3), RULES, seed=seed, interferences=20)
+        walk(begin(deliveries=1 + seed % 3, dispatchers=3, ordered=seed % 2 == 0), RULES, seed=seed, interferences=20)
         for seed in range(FIRST_SEED, FIRST_SEED + WALKS)
     ]
     assert sum(taken) > 40 * WALKS
@@ -92,6 +99,22 @@ def claim_held_whoever_has_it(row: Row, subscription: Subscription, *, me: int, 
         if sql.claim_held(row._replace(claimed_by=None), subscription, me=me, fresh=fresh) is None
         else (sql.claim(row, me))
     )
+
+
+def claim_in_order_though_one_waits_for_its_retry(rows: Mapping[int, Row], *arguments: Any, **named: Any) -> Row | None:
+    others = {number: row for number, row in rows.items() if row.status is not Status.RETRYING}
+    return sql.claim_in_order(others, *arguments, **named) if named["number"] in others else None
+
+
+def claim_in_order_though_another_is_claimed(
+    rows: Mapping[int, Row], *arguments: Any, number: int, **named: Any
+) -> Row | None:
+    free = {one: row if one == number else row._replace(claimed_by=None) for one, row in rows.items()}
+    return sql.claim_in_order(free, *arguments, number=number, **named)
+
+
+def claim_any(rows: Mapping[int, Row], *arguments: Any, number: int, **named: Any) -> Row | None:
+    return sql.claim_held(rows[number], *arguments, **named)
 
 
 def settle_whatever_the_fence(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
@@ -162,6 +185,7 @@ class LeftOut:
     rules: dict[str, Any]
     wrong: str
     kinds: Sequence[Kind] = INTERFERENCES
+    start: State = ONE
 
     @property
     def broken(self) -> Rules:
@@ -173,6 +197,7 @@ AT_ONCE: Final = "under way at once"
 STUCK: Final = "stuck as"
 CIRCLE: Final = "in a circle for ever"
 WRONG_TIME: Final = "at the wrong time"
+OVERTAKES: Final = "it overtakes"
 
 LEFT_OUT: Final = {
     "settlement: the fence": LeftOut({"settle": settle_whatever_the_fence}, AT_ONCE),
@@ -215,13 +240,23 @@ LEFT_OUT: Final = {
     "replay: the fence stays": LeftOut({"replay": replay_with(fence=0)}, "fence went back"),
     "replay: the claim stays": LeftOut({"replay": replay_with(claimed_by=None)}, AT_ONCE),
     "retry by hand: not what is being attempted": LeftOut({"retry_now": retry_what_is_being_attempted}, AT_ONCE),
+    "strict order: none by who admits it": LeftOut(
+        {"decide": ignoring(RULES.decide, ordered=False)}, OVERTAKES, UNAIDED, ORDERED
+    ),
+    "strict order: the lowest": LeftOut({"claim_in_order": claim_any}, OVERTAKES, UNAIDED, ORDERED),
+    "strict order: one that waits for its retry counts": LeftOut(
+        {"claim_in_order": claim_in_order_though_one_waits_for_its_retry}, OVERTAKES, UNAIDED, ORDERED
+    ),
+    "strict order: no claim, ended or not": LeftOut(
+        {"claim_in_order": claim_in_order_though_another_is_claimed}, "another one is under way", UNAIDED, ORDERED
+    ),
 }
 
 
 @pytest.mark.parametrize("rule", LEFT_OUT)
 def test_a_rule_left_out_breaks_an_invariant(rule: str) -> None:
     left_out = LEFT_OUT[rule]
-    trace = find(ONE, left_out.broken, up_to=2, kinds=left_out.kinds)
+    trace = find(left_out.start, left_out.broken, up_to=2, kinds=left_out.kinds)
     assert trace, f"{rule}: nothing breaks without it"
     print(f"Without “{rule}”:\n{trace}")
     assert left_out.wrong in trace.split("Wrong: ")[1]
