@@ -28,8 +28,10 @@ import msgspec
 
 from schemas.errors import InvalidInput, Problem
 from schemas.fields import (
+    OPERATIONAL_WORD,
     id_fault,
     in_utc,
+    is_operational,
     is_traceparent,
     parse_time,
     source_fault,
@@ -104,12 +106,16 @@ def build_event(
     subject: str | None = None,
     accepted_ms: int | None = None,
     traceparent: str | None = None,
+    operational: bool = False,
 ) -> Event:
     """An event that keeps every rule. Raises InvalidInput that names each field at fault (`external_id` as `id`).
 
+    An `operational` one is Hookhare's own; nobody else's may have a type that only those have.
     `data` is JSON text and `time` aware. A `traceparent` that is not of the W3C's form is left out.
     """
     problems = _field_problems(tenant=tenant, type=type, source=source, id=external_id, subject=subject)
+    if is_operational(type) and not operational:
+        problems.append(Problem("type", f"must not begin with the word {OPERATIONAL_WORD}: it is for its own events"))
     utc = in_utc(time)
     if utc is None:
         problems.append(Problem("time", "must have a time zone, and be between the years 1 and 9999 in UTC"))

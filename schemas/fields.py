@@ -15,6 +15,10 @@ MAX_SOURCE_BYTES: Final = 512
 MAX_ID_BYTES: Final = 512
 MAX_SUBJECT_BYTES: Final = 1024
 
+# The first word of the types of Hookhare's own events. Producers' events may not have it, and a pattern reaches it only
+# by having it as its own first word (dispatcher/core/topics.py).
+OPERATIONAL_WORD: Final = "hookhare"
+
 _TENANT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 WORD: Final = r"[A-Za-z0-9_:/-]+"
 _TYPE: Final = re.compile(rf"{WORD}(?:\.{WORD})*")
@@ -44,6 +48,11 @@ def type_fault(text: str) -> str | None:
     if len(text) <= MAX_TYPE_BYTES and _TYPE.fullmatch(text):
         return None
     return f"must be words of letters, digits, '_', '-', ':' or '/', joined by dots, at most {MAX_TYPE_BYTES} bytes"
+
+
+def is_operational(text: str) -> bool:
+    """Whether a type is one of Hookhare's own events, or a pattern asks for them."""
+    return text.partition(".")[0] == OPERATIONAL_WORD
 
 
 def source_fault(text: str) -> str | None:

@@ -124,7 +124,11 @@ def url_fault(text: str) -> str | None:
 
 
 def pattern_fault(text: str) -> str | None:
-    """A pattern for event types, by AMQP's topic rules."""
+    """A pattern for event types, by AMQP's topic rules.
+
+    Hookhare's own events (`schemas.operational`) are asked for by their first word: `hookhare.#` reaches them, `#` does
+    not.
+    """
     if len(text) <= MAX_TYPE_BYTES and _PATTERN.fullmatch(text):
         return None
     return (

@@ -1,9 +1,14 @@
 """Which patterns an event's type matches, by AMQP's topic rules.
 
 Words are joined by dots; in a pattern, `*` stands for exactly one word and `#` for any number of them, none included.
+
+One rule beyond AMQP's, as MQTT has it for `$SYS`: Hookhare's own events, whose types begin with the word `hookhare`,
+are reached only by patterns that begin with that word itself. Who asks for `#` asks for the events of their domain.
 """
 
 from typing import Final, Generic, TypeVar
+
+from schemas.fields import OPERATIONAL_WORD
 
 Key = TypeVar("Key")
 
@@ -56,8 +61,13 @@ class TopicIndex(Generic[Key]):
         found = set(self._exact.get(event_type, ()))
         if not self._root.next:
             return found
-        places = _with_no_word({self._root})
-        for word in event_type.split("."):
+        words = event_type.split(".")
+        if words[0] == OPERATIONAL_WORD:
+            first = self._root.next.get(words.pop(0))
+            places = _with_no_word({first}) if first is not None else set()
+        else:
+            places = _with_no_word({self._root})
+        for word in words:
             places = _with_no_word(_with_word(places, word))
         for place in places:
             found |= place.keys

@@ -139,3 +139,42 @@ def test_a_hundred_thousand_exact_types_cost_one_look_up() -> None:
         index.add(f"type.{number}", number)
     assert index.match("type.4711") == {4711}
     assert index.match("type") == set()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "event_type", "expected"),
+    [
+        ("#", "hookhare.subscription.created", False),
+        ("*.#", "hookhare.subscription.created", False),
+        ("*.*.*", "hookhare.subscription.created", False),
+        ("#.created", "hookhare.subscription.created", False),
+        ("#.hookhare.#", "hookhare.subscription.created", False),
+        ("#", "hookhare", False),
+        ("*", "hookhare", False),
+        ("hookhare", "hookhare", True),
+        ("hookhare.#", "hookhare", True),
+        ("hookhare.#", "hookhare.subscription.created", True),
+        ("hookhare.*.created", "hookhare.subscription.created", True),
+        ("hookhare.#.created", "hookhare.subscription.created", True),
+        ("hookhare.subscription.*", "hookhare.subscription.created", True),
+        ("hookhare.subscription.created", "hookhare.subscription.created", True),
+        ("hookhare.delivery.#", "hookhare.subscription.created", False),
+        # Only the first word is special, and only as a whole word.
+        ("#", "order.hookhare", True),
+        ("*.hookhare", "order.hookhare", True),
+        ("#", "hookhares.created", True),
+        ("#", "Hookhare.created", True),
+    ],
+)
+def test_hookhares_own_events_are_reached_only_by_their_first_word(
+    pattern: str, event_type: str, expected: bool
+) -> None:
+    assert matches(pattern, event_type) is expected
+
+
+def test_among_many_patterns_only_those_by_name_reach_hookhares_own_events() -> None:
+    index: TopicIndex[str] = TopicIndex()
+    for pattern in ("#", "*", "*.#", "hookhare.#", "hookhare.delivery.dead", "order.#"):
+        index.add(pattern, pattern)
+    assert index.match("hookhare.delivery.dead") == {"hookhare.#", "hookhare.delivery.dead"}
+    assert index.match("order.paid") == {"#", "*.#", "order.#"}
