@@ -11,7 +11,6 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from uuid_utils.compat import uuid7
 
 from dispatcher.claims import Claims
 from dispatcher.core.conclude import Held
@@ -20,6 +19,7 @@ from dispatcher.hints import Hints
 from dispatcher.lanes import Lanes
 from dispatcher.settlement import Outcome, Settlement
 from infra.settings import Settings
+from infra.store import deliveries
 from infra.store import statements as sql
 from infra.store.store import Store, transaction_patience_s
 from infra.telemetry import Telemetry
@@ -145,8 +145,7 @@ class Reconciler:
                     ended = await connection.fetch(statement, limit)
                     dead = sorted(row["id"] for row in ended if row["status"] == Status.DEAD)
                     if dead:
-                        letters = [uuid7() for _ in dead]
-                        await connection.execute(sql.INSERT_DEAD_LETTERS, letters, dead, dead[0])
+                        await deliveries.bury(connection, dead)
                 number = len(ended)
                 self._count("orphaned", number)
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
-from infra.store import tables
+from infra.store import operational, statements, tables
 from infra.store.outcomes import Missing, Refused
 from infra.store.query import column_list
 from schemas.deliveries import ENDED, UNFINISHED, Status
@@ -109,7 +109,7 @@ WITH found AS MATERIALIZED (
       AND (status = 'held' OR status = 'retrying' OR (status = 'pending' AND claimed_by IS NOT NULL))
     LIMIT $2
 )
-SELECT id, cycle, event_id, tenant FROM deliveries
+SELECT id FROM deliveries
 WHERE id IN (SELECT id FROM found)
   AND id >= (SELECT id FROM found ORDER BY id LIMIT 1)
   AND status IN ('held', 'retrying', 'pending')
@@ -121,15 +121,6 @@ _END = """
 UPDATE deliveries
 SET status = $4, reason = $5, next_attempt_at = NULL, hint_due_at = NULL, updated_at = clock_timestamp()
 WHERE id = ANY($1) AND id BETWEEN $2 AND $3
-"""
-
-# `published_at` stays NULL: the reconciler publishes it to hookhare.dead.
-_BURY = """
-INSERT INTO dead_letters (id, kind, reason, tenant, delivery_id, cycle, subscription_id, event_id)
-SELECT dead.id, 'delivery', $6, dead.tenant, dead.delivery_id, dead.cycle, $7, dead.event_id
-FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::integer[], $5::uuid[])
-    AS dead(id, tenant, delivery_id, cycle, event_id)
-ON CONFLICT (delivery_id, cycle) DO NOTHING
 """
 
 
@@ -219,20 +210,15 @@ async def end_unfinished(
     ids = [record["id"] for record in records]
     await conn.execute(_END, ids, ids[0], ids[-1], status, reason)
     if status is Status.DEAD:
-        await _bury(conn, subscription_id, records, reason)
+        await bury(conn, ids)
     return len(ids)
 
 
-async def _bury(
-    conn: asyncpg.Connection, subscription_id: UUID, records: Sequence[asyncpg.Record], reason: str
-) -> None:
-    await conn.execute(
-        _BURY,
-        [uuid7() for _ in records],
-        [record["tenant"] for record in records],
-        [record["id"] for record in records],
-        [record["cycle"] for record in records],
-        [record["event_id"] for record in records],
-        reason,
-        subscription_id,
-    )
+async def bury(conn: asyncpg.Connection, deaths: Sequence[UUID]) -> None:
+    """Give these deliveries, in order of id, one dead letter for each cycle that they died in; who listens is told.
+
+    What is not dead is passed over. The letters are not marked published, so they are found and sent to hookhare.dead.
+    """
+    letters = [uuid7() for _ in deaths]
+    await conn.execute(statements.INSERT_DEAD_LETTERS, letters, deaths, deaths[0])
+    await operational.tell_deaths(conn, letters, least=deaths[0])

@@ -19,7 +19,7 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
-from infra.store import locks
+from infra.store import locks, operational
 from infra.store.tables import PARTITIONED
 from schemas.deliveries import UNFINISHED, DeadLetterKind
 from schemas.ids import first_key_at
@@ -186,13 +186,18 @@ async def _bury_unfinished(conn: asyncpg.Connection, name: str) -> int:
                 sorted(UNFINISHED),
                 last,
             )
+            letters = [uuid7() for _ in rows]
             await conn.executemany(
                 """
                 INSERT INTO dead_letters (id, kind, reason, delivery_id, cycle, tenant, subscription_id, event_id)
                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (delivery_id, cycle) DO NOTHING
                 """,
-                [(uuid7(), DeadLetterKind.DELIVERY.value, PAST_RETENTION, *row.values()) for row in rows],
+                [
+                    (letter, DeadLetterKind.DELIVERY.value, PAST_RETENTION, *row.values())
+                    for letter, row in zip(letters, rows, strict=True)
+                ],
             )
+            await operational.tell_deaths(conn, letters, least=UUID(int=0), among=name)
         buried += len(rows)
         last = max((row["id"] for row in rows), default=None)
     return buried

@@ -13,18 +13,20 @@ from uuid import UUID
 
 import asyncpg
 
-from infra.store import deliveries, locks, tables
+from infra.store import deliveries, locks, operational, tables
 from infra.store.outcomes import Missing, Refused
 from infra.store.query import Page, column_list, equal, fetch_page
 from schemas.deliveries import Status
+from schemas.fields import is_operational
 from schemas.ids import SUBSCRIPTION, delivery_key, event_key, public_id
+from schemas.operational import OPERATIONAL_SOURCE, OperationalType
 from schemas.subscriptions import State
 
 DELETED = "the subscription was deleted"
 DISABLED_BY_OPERATOR = "disabled by operator"
 PAUSED_BY_OPERATOR = "paused by operator"
 TEST_TYPE = "hookhare.test"
-TEST_SOURCE = "hookhare"
+TEST_SOURCE = OPERATIONAL_SOURCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class SubscriptionRow:
     updated_at: datetime
     mode: str
     breaker_until: datetime | None
+    failing_since: datetime | None
+    failures: int
 
 
 _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
@@ -57,29 +61,40 @@ _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
 _INSERT = f"""
 INSERT INTO subscriptions
     (id, tenant, url, description, event_types, timeout_s, retry_policy, headers, secrets, version, rate_per_s,
-     rate_burst, ordered)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+     rate_burst, ordered, operational)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
+# The breaker and the streak speak of an endpoint that was: enabled again, or elsewhere, it starts clean.
 _SAVE = f"""
 UPDATE subscriptions
 SET url = $2, description = $3, event_types = $4, state = $5, state_reason = $6, timeout_s = $7, retry_policy = $8,
     headers = $9, secrets = $10, version = $11, rate_per_s = $12, rate_burst = $13, ordered = $14,
-    breaker_until = CASE WHEN url = $2 THEN breaker_until END, updated_at = clock_timestamp()
+    breaker_until = CASE WHEN url = $2 AND (state = $5 OR $5 <> 'enabled') THEN breaker_until END,
+    failing_since = CASE WHEN url = $2 AND state = $5 THEN failing_since END,
+    failures = CASE WHEN url = $2 AND state = $5 THEN failures ELSE 0 END,
+    failing_told = failing_told AND url = $2 AND state = $5,
+    operational = $15, updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
 _DISABLE = """
 UPDATE subscriptions
-SET state = 'disabled', state_reason = $2, version = $3, updated_at = clock_timestamp()
+SET state = 'disabled', state_reason = $2, version = $3, failing_since = NULL, failures = 0, failing_told = false,
+    updated_at = clock_timestamp()
 WHERE id = $1
 """
 
+# $3 its streak, by when it began; NULL whatever it is.
 _ENABLED_AT = """
-SELECT true FROM subscriptions WHERE id = $1 AND url = $2 AND state <> 'disabled' AND deleted_at IS NULL
+SELECT failing_since, failures FROM subscriptions
+WHERE id = $1 AND url = $2 AND state <> 'disabled' AND deleted_at IS NULL
+  AND ($3::timestamptz IS NULL OR failing_since = $3)
 """
+
+_STREAK = "SELECT state, failing_since, failures FROM subscriptions WHERE id = $1"
 
 _DELETE = """
 UPDATE subscriptions
@@ -132,8 +147,10 @@ async def create(
         rate_per_s,
         rate_burst,
         ordered,
+        any(map(is_operational, event_types)),
     )
     assert record is not None
+    await operational.tell(conn, OperationalType.CREATED, subscription_id)
     return SubscriptionRow(**record)
 
 
@@ -162,6 +179,7 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
 
     A disabled one keeps no backlog: what is unfinished becomes dead, with a dead letter each.
     """
+    before = await conn.fetchrow(_STREAK, row.id)
     record = await conn.fetchrow(
         _SAVE,
         row.id,
@@ -178,25 +196,38 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
         row.rate_per_s,
         row.rate_burst,
         row.ordered,
+        any(map(is_operational, row.event_types)),
     )
+    assert before is not None
     assert record is not None
+    if row.state == State.DISABLED and before["state"] != State.DISABLED:
+        streak = operational.streak_data(before["failing_since"], before["failures"])
+        await operational.tell(conn, OperationalType.DISABLED, row.id, streak)
+    else:
+        await operational.tell(conn, OperationalType.UPDATED, row.id)
     if row.state == State.DISABLED:
         reason = row.state_reason or DISABLED_BY_OPERATOR
         await deliveries.end_unfinished(conn, row.id, status=Status.DEAD, reason=reason)
     return SubscriptionRow(**record)
 
 
-async def disable(conn: asyncpg.Connection, subscription_id: UUID, *, url: str, reason: str) -> bool:
+async def disable(
+    conn: asyncpg.Connection, subscription_id: UUID, *, url: str, reason: str, failing_since: datetime | None = None
+) -> bool:
     """Disable a subscription because of what its endpoint at `url` said; True if that ended it.
 
-    False, without waiting for anybody, when it is disabled or deleted already, or has another URL by now.
+    False, without waiting for anybody, when it is disabled or deleted already, or has another URL by now. So it is
+    when its streak is not the one that began at `failing_since`: something was delivered meanwhile.
     """
-    if not await conn.fetchval(_ENABLED_AT, subscription_id, url):
+    if await conn.fetchrow(_ENABLED_AT, subscription_id, url, failing_since) is None:
         return False
     version = await locks.change_subscriptions(conn)
-    if not await conn.fetchval(_ENABLED_AT, subscription_id, url):
+    before = await conn.fetchrow(f"{_ENABLED_AT} FOR NO KEY UPDATE", subscription_id, url, failing_since)
+    if before is None:
         return False
     await conn.execute(_DISABLE, subscription_id, reason, version)
+    streak = operational.streak_data(before["failing_since"], before["failures"])
+    await operational.tell(conn, OperationalType.DISABLED, subscription_id, streak)
     await deliveries.end_unfinished(conn, subscription_id, status=Status.DEAD, reason=reason)
     return True
 
@@ -209,6 +240,7 @@ async def delete(conn: asyncpg.Connection, subscription_id: UUID, *, no_secrets:
     version = await locks.change_subscriptions(conn)
     if await conn.fetchval(_DELETE, subscription_id, no_secrets, version) is None:
         return False
+    await operational.tell(conn, OperationalType.DELETED, subscription_id)
     await deliveries.end_unfinished(conn, subscription_id, status=Status.CANCELED, reason=DELETED)
     return True
 

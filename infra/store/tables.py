@@ -88,12 +88,20 @@ subscriptions = Table(
     _moment("paced_until", nullable=True),  # when the bucket of its rate limit is full again, while nobody feeds it
     _moment("breaker_until", nullable=True),  # rests until then, and is held; NULL: its breaker is closed
     Column("breaker_times", Integer, nullable=False, server_default="0"),  # rests in a row
+    # Its streak, at this URL and in this state: see dispatcher/core/streak.py.
+    _moment("failing_since", nullable=True),  # when the first failure was counted; NULL: the last attempt was delivered
+    Column("failures", BigInteger, nullable=False, server_default=text("0")),  # attempts of the streak
+    Column("failing_told", Boolean, nullable=False, server_default=text("false")),  # by hookhare.subscription.failing
+    # Whether a pattern of it asks for Hookhare's own events.
+    Column("operational", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("(rate_per_s > 0 AND rate_burst > 0) OR (rate_per_s IS NULL AND rate_burst IS NULL)", name="rate"),
     CheckConstraint("state IN ('enabled', 'paused', 'disabled')", name="state_known"),
     CheckConstraint("mode IN ('open', 'held')", name="mode_known"),
     Index("subscriptions_by_tenant", "tenant", "id"),
     Index("subscriptions_by_version", "version"),
     Index("subscriptions_held", "id", postgresql_where=text("mode = 'held'")),
+    Index("subscriptions_failing", "id", postgresql_where=text("failing_since IS NOT NULL")),
+    Index("subscriptions_operational", "tenant", postgresql_where=text("operational")),
 )
 
 dispatchers = Table(
@@ -247,6 +255,17 @@ replays = Table(
     _moment("created_at", now=True),
     _moment("ended_at", nullable=True),
     Index("replays_running", "id", postgresql_where=text("state = 'running'")),
+)
+
+# Hookhare's own events, from the change that they tell of until they are published (infra/store/operational.py).
+operational_events = Table(
+    "operational_events",
+    metadata,
+    Column("id", UUID, primary_key=True),  # time-ordered; the event's id for its producer, which is us
+    Column("tenant", Text, nullable=False),
+    Column("type", Text, nullable=False),  # schemas.operational.OperationalType
+    Column("data", JSONB, nullable=False),  # keys of rows as they are, under names that end in _id
+    _moment("created_at", now=True),
 )
 
 # The embedded mode's broker (infra/broker/postgres.py).

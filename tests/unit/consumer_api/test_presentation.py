@@ -70,6 +70,8 @@ def test_a_subscription_shows_which_headers_it_has_and_no_value() -> None:
         NOW,
         "open",
         None,
+        None,
+        0,
     )
     view = subscription_view(row, Opened(("X-A",), (None, NOW)))
     assert (view["headers"], view["secrets"]) == (

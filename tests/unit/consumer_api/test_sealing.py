@@ -39,6 +39,8 @@ def _row(*, secrets: bytes, headers: bytes | None = None) -> SubscriptionRow:
         NOW,
         "open",
         None,
+        None,
+        0,
     )
 
 
