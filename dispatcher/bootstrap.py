@@ -15,12 +15,14 @@ import structlog
 
 from dispatcher.admission import Admission
 from dispatcher.admission_in_order import admit_in_order
+from dispatcher.announcements import Announcements
 from dispatcher.breakers import Breakers
 from dispatcher.burial import Burials
 from dispatcher.claims import Claims
 from dispatcher.core.breaker import BreakerPolicy
 from dispatcher.core.conclude import Held
 from dispatcher.core.liveness import Times, contradictions
+from dispatcher.core.streak import Thresholds
 from dispatcher.delivery import Deliverer
 from dispatcher.due import Due
 from dispatcher.feeder import Feeder
@@ -34,6 +36,7 @@ from dispatcher.paces import Paces
 from dispatcher.reconciler import Reconciler
 from dispatcher.roles import Name, Role
 from dispatcher.settlement import Outcome, Settlement
+from dispatcher.streaks import Streaks
 from dispatcher.upkeep import Upkeep
 from infra.broker.base import Broker, Queue
 from infra.broker.open import open_broker
@@ -106,8 +109,9 @@ async def _parts(
         endpoint_max_in_flight=settings.endpoint_max_in_flight,
     )
     hints = Hints(broker, store, telemetry, timeout_s=settings.broker_timeout_s, batch_rows=settings.batch_rows)
+    streaks = Streaks(store, _thresholds(settings), period_s=settings.feeder_period_s)
     settlement = Settlement(
-        store, lanes, hints, telemetry, incarnation=heartbeat.incarnation, batch_rows=settings.batch_rows
+        store, lanes, hints, streaks, telemetry, incarnation=heartbeat.incarnation, batch_rows=settings.batch_rows
     )
     claims = Claims(store, index, heartbeat)
     paces = Paces(ahead_s=2 * settings.feeder_period_s)
@@ -130,6 +134,8 @@ async def _parts(
         beating = _watch(failed, "heartbeat", heartbeat.run())
         stack.push_async_callback(_cancel, [beating])
         stack.push_async_callback(feeder.release)
+        counting = _watch(failed, "streaks", streaks.run())
+        stack.push_async_callback(_end, streaks, counting, limit_s=settings.database_timeout_s)
         stack.push_async_callback(
             _drain, settings, lanes, settlement, hints, reconciler, _watch(failed, "settlement", settlement.run())
         )
@@ -148,6 +154,7 @@ async def _parts(
             "keeper of the unrouted": keeper.run(unrouted, Queue.UNROUTED),
             "feeder": feeder.run(),
             "reconciler": reconciler.run(),
+            "announcements": Announcements(broker, store, settings).run(),
             "replays": upkeep.run_replays(),
             "maintenance": upkeep.run_maintenance(),
             "gauges": upkeep.run_gauges(),
@@ -176,6 +183,13 @@ async def _drain(
     if not done:
         log.error("dispatcher.not_settled", outcomes=len(lanes.in_hand))  # as after a crash, the reconciler holds them
     await hints.finish(limit_s=settings.broker_timeout_s)
+
+
+async def _end(streaks: Streaks, counting: asyncio.Task[None], *, limit_s: float) -> None:
+    """After the last outcome: the failures that were not counted yet."""
+    streaks.stop()
+    await asyncio.wait([counting], timeout=limit_s)
+    await _cancel([counting])
 
 
 def _watch(failed: asyncio.Future[None], name: str, part: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -211,6 +225,15 @@ def _breaker_policy(settings: Settings) -> BreakerPolicy:
         timeouts=settings.breaker_timeouts,
         rest_s=settings.breaker_rest_s,
         longest_rest_s=settings.breaker_longest_rest_s,
+    )
+
+
+def _thresholds(settings: Settings) -> Thresholds:
+    return Thresholds(
+        failing_failures=settings.failing_after_failures,
+        failing_s=settings.failing_after_s,
+        disable_failures=settings.disable_after_failures,
+        disable_s=settings.disable_after_s,
     )
 
 

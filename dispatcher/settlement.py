@@ -6,7 +6,7 @@ published is left to the reconciler.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import perf_counter
@@ -14,20 +14,23 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from uuid_utils.compat import uuid7
 
 from dispatcher.clock import wall
 from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
 from dispatcher.core.settle import Row, Settled, is_awaiting_hint, settle
+from dispatcher.core.streak import Failures, Said, said, tally
 from dispatcher.hints import Hints
 from dispatcher.lanes import Claim, Lanes
+from dispatcher.streaks import Streaks, end_streaks, failing_among
 from infra.broker.ladder import rung_ms
+from infra.store import deliveries
 from infra.store import statements as sql
-from infra.store import subscriptions
 from infra.store.store import Store
+from infra.store.streaks import Target
 from infra.telemetry import Telemetry
 from schemas.deliveries import Answered, AttemptResult, NoAnswer, Status
 from schemas.errors import StoreError
+from schemas.fields import is_operational
 from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, key_time, public_id
 from schemas.work import WorkItem
 
@@ -60,11 +63,20 @@ class Settlement:
     """Commits outcomes until `stop` is called and nothing is left."""
 
     def __init__(
-        self, store: Store, lanes: Lanes, hints: Hints, telemetry: Telemetry, *, incarnation: UUID, batch_rows: int
+        self,
+        store: Store,
+        lanes: Lanes,
+        hints: Hints,
+        streaks: Streaks,
+        telemetry: Telemetry,
+        *,
+        incarnation: UUID,
+        batch_rows: int,
     ) -> None:
         self._store = store
         self._lanes = lanes
         self._hints = hints
+        self._streaks = streaks
         self._telemetry = telemetry
         self._incarnation = incarnation
         self._batch_rows = batch_rows
@@ -116,16 +128,10 @@ class Settlement:
                 return
         self._telemetry.metrics.settle_s.record(perf_counter() - began)
         self._conclude(batch, settled)
-        gone = {
-            (outcome.claim.subscription, outcome.attempted.url): outcome.verdict.reason
-            for outcome in batch
-            if isinstance(outcome.verdict, Dead) and outcome.verdict.disables and outcome.attempted is not None
-        }
-        for (subscription, url), reason in gone.items():
-            await self._disable(subscription, url, reason)
 
     def _conclude(self, batch: Sequence[Outcome], settled: Sequence[Settled]) -> None:
         """After the commit: hints go out, places are given back, and the attempt is told."""
+        self._streaks.observe(tally(_attempts(batch, settled)))
         due, dead = [], []
         for outcome, result in zip(batch, settled, strict=True):
             claim = outcome.claim
@@ -137,6 +143,8 @@ class Settlement:
                 due.append((item, outcome.verdict.delay_s))
             if isinstance(outcome.verdict, Dead) and result.row.status is Status.DEAD:
                 dead.append(claim.delivery)
+            if isinstance(outcome.verdict, Dead) and outcome.verdict.disables and outcome.attempted is not None:
+                self._streaks.gone(claim.subscription, outcome.attempted.url, outcome.verdict.reason)
             if isinstance(outcome.verdict, Held):
                 self._lanes.held.add(claim.subscription)
             self._lanes.done(claim)
@@ -145,10 +153,7 @@ class Settlement:
 
     async def _commit(self, batch: Sequence[Outcome]) -> list[Settled]:
         async with self._store.transaction() as connection:
-            held = sorted({o.claim.subscription for o in batch if isinstance(o.verdict, Held)})
-            if held:
-                await connection.execute(sql.LOCK_ENDPOINTS, held)
-                await connection.execute(sql.HOLD_ENDPOINTS, held)
+            await _write_endpoints(connection, batch)
             ids = sorted({outcome.claim.delivery for outcome in batch})
             rows = {
                 record["id"]: Row(
@@ -182,19 +187,6 @@ class Settlement:
         ]
         if records:
             await connection.execute(sql.INSERT_ATTEMPTS, *map(list, zip(*records, strict=True)))
-
-    async def _disable(self, subscription: UUID, url: str, reason: str) -> None:
-        """410 Gone, said by this URL. A crash before this is mended by the next delivery's 410."""
-        try:
-            async with self._store.transaction() as connection:
-                disabled = await subscriptions.disable(connection, subscription, url=url, reason=reason)
-        except StoreError as error:
-            log.warning("subscription.not_disabled", subscription_id=str(subscription), error=str(error))
-        else:
-            if disabled:
-                log.warning(
-                    "subscription.disabled", subscription_id=public_id(SUBSCRIPTION, subscription), reason=reason
-                )
 
     def _tell(self, outcome: Outcome, *, superseded: bool) -> None:
         """The one wide line of an attempt, and what is counted of it."""
@@ -230,6 +222,24 @@ class Settlement:
 _GONE = Row(Status.CANCELED, cycle=-1, attempts=0, fence=-1, claimed=False)
 
 
+async def _write_endpoints(connection: asyncpg.Connection, batch: Sequence[Outcome]) -> None:
+    """Hold the endpoints of what is held, and end the streaks of those that took something. First, to keep the order
+    of locks; all of them at once, because they are locked in order of id."""
+    held = {outcome.claim.subscription for outcome in batch if isinstance(outcome.verdict, Held)}
+    delivered = {
+        (outcome.claim.subscription, outcome.attempted.url)
+        for outcome in batch
+        if isinstance(outcome.verdict, Delivered) and outcome.attempted is not None
+    }
+    recovered = await failing_among(connection, delivered)
+    if held or recovered:
+        await connection.execute(sql.LOCK_ENDPOINTS, sorted(held | {subscription for subscription, _ in recovered}))
+    if held:
+        await connection.execute(sql.HOLD_ENDPOINTS, sorted(held))
+    if recovered:
+        await end_streaks(connection, recovered)
+
+
 async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> None:
     if not rows:
         return
@@ -250,7 +260,20 @@ async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> 
     )
     dead = [key for key in ids if rows[key].status is Status.DEAD]
     if dead:
-        await connection.execute(sql.INSERT_DEAD_LETTERS, [uuid7() for _ in dead], dead, dead[0])
+        await deliveries.bury(connection, dead)
+
+
+def _attempts(batch: Sequence[Outcome], settled: Sequence[Settled]) -> Iterator[tuple[Target, Said, Failures]]:
+    """What the attempts of a batch say of their endpoints."""
+    for outcome, result in zip(batch, settled, strict=True):
+        if outcome.attempted is not None:
+            claim, verdict = outcome.claim, outcome.verdict
+            reason = "" if isinstance(verdict, Delivered) else _storable(verdict.reason)
+            yield (
+                (claim.subscription, outcome.attempted.url),
+                said(verdict, outcome.attempted.result, superseded=result.superseded),
+                Failures(1, ordinary=not is_operational(claim.event_type), last=reason),
+            )
 
 
 def _attempt_record(outcome: Outcome, attempted: Attempted, superseded: bool, incarnation: UUID) -> tuple[object, ...]:

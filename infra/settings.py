@@ -72,6 +72,14 @@ class Settings(BaseSettings):
         15, description="how long an endpoint is first left alone, in seconds; doubled while probes fail"
     )
     breaker_longest_rest_s: Seconds = Field(600, description="longest that an endpoint is left alone, in seconds")
+    failing_after_failures: Count = Field(
+        10, description="attempts in a row, none delivered, before a subscription is told to be failing"
+    )
+    failing_after_s: Seconds = Field(300, description="and how long these must have lasted, in seconds")
+    disable_after_failures: Count = Field(
+        20, description="attempts in a row, none delivered, before a subscription is disabled"
+    )
+    disable_after_s: Seconds = Field(432_000, description="and how long these must have lasted, in seconds")
     drain_s: Seconds = Field(20, description="how long a stopping dispatcher waits for what is in flight, in seconds")
 
     # Liveness; checked against each other at start-up (dispatcher/core/liveness.py)

@@ -22,9 +22,11 @@ from uuid_utils.compat import uuid7
 
 from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
 from dispatcher.core.settle import Claimed
+from dispatcher.core.streak import Thresholds
 from dispatcher.hints import Hints
 from dispatcher.lanes import Claim, Lanes
 from dispatcher.settlement import Outcome, Settlement
+from dispatcher.streaks import Streaks
 from infra.broker.base import Broker
 from infra.settings import read_settings
 from infra.store import deliveries, statements
@@ -490,4 +492,6 @@ async def commit_for_real(house: House, batch: Sequence[Outcome]) -> None:
     with open_telemetry(settings, "test") as telemetry:
         hints = Hints(cast(Broker, SilentBroker()), store, telemetry, timeout_s=2, batch_rows=100)
         incarnation = house.incarnations[STEADY]
-        await Settlement(store, lanes, hints, telemetry, incarnation=incarnation, batch_rows=1000)._commit(batch)
+        streaks = Streaks(store, Thresholds(10, 300, 20, 3600), period_s=1)
+        settlement = Settlement(store, lanes, hints, streaks, telemetry, incarnation=incarnation, batch_rows=1000)
+        await settlement._commit(batch)

@@ -7,11 +7,13 @@ from typing import cast
 import pytest
 
 from dispatcher.claims import Claims
+from dispatcher.core.streak import Thresholds
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.hints import Hints
 from dispatcher.index import SubscriptionIndex
 from dispatcher.lanes import Lanes
 from dispatcher.settlement import Settlement
+from dispatcher.streaks import Streaks
 from infra.broker.base import Broker
 from infra.settings import Settings, read_settings
 from infra.store.store import Store
@@ -68,10 +70,20 @@ def lanes() -> Lanes:
 
 
 @pytest.fixture
+async def streaks(store: Store) -> AsyncIterator[Streaks]:
+    """Told at 3 failures, disabling at 5, whenever they come."""
+    streaks = Streaks(store, Thresholds(3, 0, 5, 0), period_s=0.05)
+    running = asyncio.create_task(streaks.run())
+    yield streaks
+    streaks.stop()
+    await running
+
+
+@pytest.fixture
 async def settlement(
-    store: Store, lanes: Lanes, hints: Hints, telemetry: Telemetry, heartbeat: Heartbeat
+    store: Store, lanes: Lanes, hints: Hints, streaks: Streaks, telemetry: Telemetry, heartbeat: Heartbeat
 ) -> AsyncIterator[Settlement]:
-    settlement = Settlement(store, lanes, hints, telemetry, incarnation=heartbeat.incarnation, batch_rows=100)
+    settlement = Settlement(store, lanes, hints, streaks, telemetry, incarnation=heartbeat.incarnation, batch_rows=100)
     running = asyncio.create_task(settlement.run())
     yield settlement
     settlement.stop()
