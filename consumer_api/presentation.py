@@ -39,6 +39,7 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
         "state_reason": row.state_reason,
         "mode": row.mode,
         "breaker": {"state": "closed" if row.breaker_until is None else "open", "rests_until": row.breaker_until},
+        "streak": {"failures": row.failures, "failing_since": row.failing_since},
         "headers": None if opened is None else dict.fromkeys(opened.header_names, REDACTED),
         "secrets": None if opened is None else [{"expires_at": moment} for moment in opened.secret_expiries],
         "decryptable": opened is not None,
@@ -141,7 +142,7 @@ def replay_view(row: ReplayRow) -> dict[str, Any]:
     return {
         "id": public_id(REPLAY, row.id),
         "state": row.state,
-        "filter": row.filter | _moments(row.filter, "created_after", "created_before"),
+        "filter": row.filter | _moments(row.filter, "created_after", "created_before", "died_after", "died_before"),
         "matched": row.matched,
         "replayed": row.replayed,
         "skipped": row.skipped,
@@ -152,7 +153,7 @@ def replay_view(row: ReplayRow) -> dict[str, Any]:
 
 def _moments(stored: dict[str, Any], *names: str) -> dict[str, datetime]:
     """Those of the fields that are set, as moments, so that they are written like every other."""
-    return {name: datetime.fromisoformat(stored[name]) for name in names if stored[name] is not None}
+    return {name: datetime.fromisoformat(stored[name]) for name in names if stored.get(name) is not None}
 
 
 def _public(prefix: str, key: UUID | None) -> str | None:

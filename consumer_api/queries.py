@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal, NoReturn, Self
 from uuid import UUID
 
@@ -175,6 +175,26 @@ class ReplayCreate(_Created):
             event_type=self.event_type,
             statuses=self.status,
             created=self.created(),
+        )
+
+
+class Recovery(Input):
+    """What to send again to a subscription: what died from `since`, inclusive, to `until`, exclusive, or to now."""
+
+    since: Moment
+    until: Moment | None = None
+
+    def wanted(self, subscription_id: UUID, *, now: datetime, retention: timedelta) -> DeliveryFilter:
+        """Its deliveries that died then. Raises InvalidInput for a time of which there is nothing, or no more."""
+        if self.since > now:
+            raise InvalidInput.of("since", "must not be in the future")
+        if self.since < now - retention:
+            raise InvalidInput.of("since", f"must be within the {retention.days} days that deliveries are kept")
+        until = now if self.until is None else min(self.until, now)
+        if until <= self.since:
+            raise InvalidInput.of("until", "must be after since")
+        return DeliveryFilter(
+            subscription_id=subscription_id, statuses=(Status.DEAD,), died=TimeRange(self.since, until)
         )
 
 

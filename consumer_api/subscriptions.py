@@ -13,14 +13,14 @@ from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import SETTINGS, STORE, VAULT
 from consumer_api.errors import conflict, not_found
 from consumer_api.outcomes import done
-from consumer_api.presentation import delivery_view, subscription_view
-from consumer_api.queries import SecretRotation, SubscriptionsQuery
+from consumer_api.presentation import delivery_view, replay_view, subscription_view
+from consumer_api.queries import Recovery, SecretRotation, SubscriptionsQuery
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.sealing import MAX_LIVE_SECRETS, live_secrets, opened, rotated, seal_headers, seal_secrets
 from consumer_api.tracing import callers_traceparent
 from infra.addresses import check_url_host
 from infra.settings import Settings
-from infra.store import subscriptions
+from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import InvalidInput
 from schemas.ids import SUBSCRIPTION
@@ -45,6 +45,7 @@ def routes() -> list[web.RouteDef]:
         web.delete(one, delete),
         web.post(f"{one}/rotate-secret", rotate_secret),
         web.post(f"{one}/test", test),
+        web.post(f"{one}/recover", recover),
     ]
 
 
@@ -141,6 +142,21 @@ async def test(request: web.Request) -> web.Response:
         )
         delivery = done(outcome, "subscription")
     return json_answer(delivery_view(delivery), status=202)
+
+
+async def recover(request: web.Request) -> web.Response:
+    """202 with the replay that sends again what died since a time, be it of an event that came before that."""
+    subscription_id = _id(request)
+    wanted = await read_json(request, Recovery)
+    now, retention = datetime.now(UTC), timedelta(days=request.app[SETTINGS].retention_days)
+    dead = wanted.wanted(subscription_id, now=now, retention=retention)
+    async with request.app[STORE].transaction() as conn:
+        row = done(await subscriptions.get(conn, subscription_id), "subscription")
+        if row.state != State.ENABLED:
+            raise conflict(f"the subscription is {row.state}; only an enabled one can recover what failed")
+        replay = await replays.create(conn, replay_id=uuid7(), wanted=dead, now=now)
+    view = replay_view(replay)
+    return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
 
 
 def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPatch) -> SubscriptionRow:

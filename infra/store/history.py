@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import ColumnElement, Table, func, select
+from sqlalchemy import ColumnElement, Table, exists, func, select
 
 from infra.store import tables
 from infra.store.deliveries import DeliveryRow
@@ -93,6 +93,7 @@ class DeliveryFilter:
     event_type: str | None = None
     statuses: tuple[str, ...] = ()
     created: TimeRange = ANY_TIME
+    died: TimeRange = ANY_TIME  # of the dead ones, by their dead letter, which nobody has settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,11 @@ def delivery_conditions(wanted: DeliveryFilter) -> list[ColumnElement[bool]]:
         conditions += [table.c.id >= UUID(int=ms << 80), table.c.id < UUID(int=(ms + 1) << 80)]
     if wanted.statuses:
         conditions.append(table.c.status.in_(wanted.statuses))
+    if wanted.died != ANY_TIME:
+        letters = tables.dead_letters
+        # The open one is of its last death: a replay settles those before.
+        its_letter = [letters.c.delivery_id == table.c.id, letters.c.state == "open"]
+        conditions.append(exists().where(*its_letter, *time_conditions(letters, wanted.died)))
     return conditions + time_conditions(table, wanted.created)
 
 

@@ -126,6 +126,7 @@ async def _next_ids(conn: asyncpg.Connection, wanted: DeliveryFilter, cursor: UU
 
 def encode_filter(wanted: DeliveryFilter) -> dict[str, Any]:
     """A filter as it is stored: its fields as they are shown, moments by ISO 8601."""
+    died = {"died_after": wanted.died.after, "died_before": wanted.died.before}
     return {
         "subscription_id": wanted.subscription_id and public_id(SUBSCRIPTION, wanted.subscription_id),
         "tenant": wanted.tenant,
@@ -133,14 +134,14 @@ def encode_filter(wanted: DeliveryFilter) -> dict[str, Any]:
         "status": list(wanted.statuses),
         "created_after": wanted.created.after and wanted.created.after.isoformat(),
         "created_before": wanted.created.before and wanted.created.before.isoformat(),
-    }
+    } | {name: moment.isoformat() for name, moment in died.items() if moment is not None}
 
 
 def decode_filter(stored: dict[str, Any]) -> DeliveryFilter:
     """The filter behind what `encode_filter` made."""
 
     def moment(name: str) -> datetime | None:
-        return datetime.fromisoformat(stored[name]) if stored[name] else None
+        return datetime.fromisoformat(stored[name]) if stored.get(name) else None
 
     return DeliveryFilter(
         subscription_id=parse_id(SUBSCRIPTION, stored["subscription_id"]) if stored["subscription_id"] else None,
@@ -148,4 +149,5 @@ def decode_filter(stored: dict[str, Any]) -> DeliveryFilter:
         event_type=stored["event_type"],
         statuses=tuple(stored["status"]),
         created=TimeRange(moment("created_after"), moment("created_before")),
+        died=TimeRange(moment("died_after"), moment("died_before")),
     )
