@@ -65,8 +65,10 @@ WHERE l.id = ANY($1::uuid[]) AND split_part(d.event_type, '.', 1) <> '{OPERATION
 
 
 _TELL_DEATHS = _tell_deaths("deliveries")
-_TAKE = "SELECT id, tenant, type, data, created_at FROM operational_events ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED"
-_FORGET = "DELETE FROM operational_events WHERE id = ANY($1::uuid[])"
+_TAKE_UNPUBLISHED = (
+    "SELECT id, tenant, type, data, created_at FROM operational_events ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED"
+)
+_FORGET_PUBLISHED = "DELETE FROM operational_events WHERE id = ANY($1::uuid[])"
 
 
 async def tell(
@@ -88,12 +90,12 @@ async def tell_deaths(
 
 async def take(conn: asyncpg.Connection, limit: int) -> list[asyncpg.Record]:
     """The next events to publish, locked until the transaction ends; another dispatcher takes others."""
-    return await conn.fetch(_TAKE, limit)
+    return await conn.fetch(_TAKE_UNPUBLISHED, limit)
 
 
 async def forget(conn: asyncpg.Connection, ids: Sequence[UUID]) -> None:
     """These are published."""
-    await conn.execute(_FORGET, ids)
+    await conn.execute(_FORGET_PUBLISHED, ids)
 
 
 def streak_data(failing_since: datetime | None, failures: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ Target = tuple[UUID, str]  # a subscription, and the URL that it had
 _FAILING_AMONG = "SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]) AND failing_since IS NOT NULL"
 
 # $1…$3 arrays: subscription, URL, failures.
-_COUNT = """
+_COUNT_FAILURES = """
 UPDATE subscriptions AS s SET
     failing_since = coalesce(s.failing_since, clock_timestamp()), failures = s.failures + new.failures
 FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS new (id, url, failures)
@@ -31,7 +31,7 @@ RETURNING s.id, s.url, s.failures, s.failing_since, s.failing_told AS told,
 
 # A statement of its own after the rows were locked: what it calls the row before is what the lock has shown. $1, $2
 # arrays: subscription, URL.
-_END = """
+_END_STREAKS = """
 UPDATE subscriptions AS s SET failing_since = NULL, failures = 0, failing_told = false
 FROM unnest($1::uuid[], $2::text[]) AS here (id, url) JOIN subscriptions AS before USING (id, url)
 WHERE s.id = before.id AND before.failing_since IS NOT NULL
@@ -63,13 +63,13 @@ async def count(conn: asyncpg.Connection, failures: Mapping[Target, int]) -> lis
     """Add failures to the streaks; what these are now. Locks the subscriptions' rows, in order."""
     await conn.execute(LOCK_ENDPOINTS, sorted({subscription for subscription, _ in failures}))
     ids, urls = [subscription for subscription, _ in failures], [url for _, url in failures]
-    return [StreakRow(**record) for record in await conn.fetch(_COUNT, ids, urls, list(failures.values()))]
+    return [StreakRow(**record) for record in await conn.fetch(_COUNT_FAILURES, ids, urls, list(failures.values()))]
 
 
 async def end(conn: asyncpg.Connection, delivered: Collection[Target]) -> list[StreakRow]:
     """End the streaks of these, whose rows the caller has locked; what they were."""
     ids, urls = [subscription for subscription, _ in delivered], [url for _, url in delivered]
-    return [StreakRow(**record) for record in await conn.fetch(_END, ids, urls)]
+    return [StreakRow(**record) for record in await conn.fetch(_END_STREAKS, ids, urls)]
 
 
 async def mark_told(conn: asyncpg.Connection, subscription: UUID) -> None:

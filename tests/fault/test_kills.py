@@ -42,6 +42,9 @@ DEAD = (
     *reversed(around(Step.PUBLISH, "ToDead")),  # so that in the end one is not published
 )
 GONE = around(Step.COMMIT, "DISABLE")
+COUNTED = around(Step.COMMIT, "COUNT_FAILURES")
+ENDED = around(Step.COMMIT, "END_STREAKS")
+TOLD = (*around(Step.PUBLISH, "ToEvents"), *around(Step.COMMIT, "FORGET_PUBLISHED"))
 
 
 async def test_the_express_lane(chain: Chain, api: Api, receiver: Receiver) -> None:
@@ -148,3 +151,39 @@ async def test_an_endpoint_that_is_gone(chain: Chain, api: Api, receiver: Receiv
     states = await chain.system.fetch("SELECT state FROM subscriptions")
     assert {row["state"] for row in states} == {"disabled"}
     assert set(await chain.system.statuses()) == {"dead"}
+
+
+async def test_a_streak(chain: Chain, api: Api, receiver: Receiver) -> None:
+    """Killed amid a count: no failure counts twice. Killed amid a success: it ends the streak, or its repeat does."""
+    hook = receiver.behave("/hook", Behaviour(status=500))
+    await api.subscribe(hook, retry_policy=ONCE)
+    await chain.kill_at(COUNTED, lambda: chain.publish(hook))
+    await chain.finish()
+    failures = await chain.system.value("SELECT failures FROM subscriptions")
+    assert 1 <= failures <= await chain.system.value("SELECT count(*) FROM attempts WHERE NOT superseded")
+    receiver.behave("/hook", Behaviour())
+
+    async def succeed() -> None:
+        await chain.system.fetch("UPDATE subscriptions SET failures = 7, failing_since = now()")
+        await chain.publish(hook)
+
+    await chain.kill_at(ENDED, succeed)
+    await chain.finish()
+    assert await chain.system.value("SELECT count(*) FROM subscriptions WHERE failing_since IS NOT NULL") == 0
+
+
+async def test_what_hookhare_tells(chain: Chain, api: Api, receiver: Receiver) -> None:
+    """Killed before it is told, amid it, or before that is known: it is told in the end, and is one event."""
+    ears = receiver.url("/ears")
+    listener = await api.subscribe(ears, "hookhare.#")
+    path = f"/v1/subscriptions/{listener['id']}"
+
+    async def change() -> None:
+        await api.call("PATCH", path, {"description": "new"})
+        for row in await chain.system.fetch("SELECT id::text FROM operational_events"):
+            chain.books.published(row["id"], ears)
+
+    await chain.kill_at(TOLD, change)
+    await chain.finish()
+    assert await chain.system.value("SELECT count(*) FROM events") == 1 + len(TOLD)  # created, and each change
+    assert await chain.system.value("SELECT count(*) FROM operational_events") == 0

@@ -26,9 +26,21 @@ from infra.broker.postgres_consumer import PostgresConsumer
 from infra.broker.rabbit_consumer import RabbitConsumer
 from infra.broker.rabbitmq import RabbitBroker
 from infra.egress import Egress
-from infra.store import dead_letters, deliveries, partitions, replays, statements, subscriptions
+from infra.store import (
+    dead_letters,
+    deliveries,
+    operational,
+    partitions,
+    replays,
+    statements,
+    streaks,
+    subscriptions,
+)
 
-_MODULES: Final = (postgres_rows, dead_letters, deliveries, partitions, replays, subscriptions, statements)
+_MODULES: Final = (
+    *(postgres_rows, dead_letters, deliveries, operational, partitions, replays, streaks, subscriptions),
+    statements,
+)
 _TURNS: Final = 20  # of the loop, after which what was begun has written its bytes
 
 
