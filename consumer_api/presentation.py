@@ -14,6 +14,7 @@ from infra.store.deliveries import DeliveryRow
 from infra.store.history import AttemptRow, EventRow
 from infra.store.replays import ReplayRow
 from infra.store.subscriptions import SubscriptionRow
+from schemas.deliveries import Timings
 from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, key_time, public_id
 
 REDACTED = "[redacted]"
@@ -91,7 +92,10 @@ def delivery_with_attempts_view(row: DeliveryRow, attempts: Sequence[AttemptRow]
 
 
 def attempt_view(row: AttemptRow) -> dict[str, Any]:
-    """An attempt. The response's beginning is shown as text; what is not UTF-8 in it is replaced."""
+    """An attempt. The response's beginning is shown as text; what is not UTF-8 in it is replaced.
+
+    `timings` are the parts of `duration_ms`; null is what did not happen, as on a connection that was there already.
+    """
     body = row.response_body
     return {
         "id": public_id(ATTEMPT, row.id),
@@ -99,11 +103,13 @@ def attempt_view(row: AttemptRow) -> dict[str, Any]:
         "number": row.number,
         "started_at": row.started_at,
         "duration_ms": row.duration_ms,
+        "timings": {name: getattr(row, name) for name in Timings._fields},
         "outcome": row.outcome,
         "superseded": row.superseded,
         "status_code": row.status_code,
         "failure": row.failure,
         "reason": row.reason,
+        "response_headers": row.response_headers,
         "response_body": None if body is None else body.decode(errors="replace"),
         "remote_address": row.remote_address,
         "url": row.url,

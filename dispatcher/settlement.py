@@ -214,6 +214,7 @@ class Settlement:
             reason=None if isinstance(verdict, Delivered) else verdict.reason,
             retry_in_s=round(verdict.delay_s, 3) if isinstance(verdict, RetryIn) else None,
             duration_ms=result.duration_ms,
+            **result.timings._asdict(),
             remote_address=result.remote_address,
         )
 
@@ -278,28 +279,31 @@ def _attempts(batch: Sequence[Outcome], settled: Sequence[Settled]) -> Iterator[
 
 def _attempt_record(outcome: Outcome, attempted: Attempted, superseded: bool, incarnation: UUID) -> tuple[object, ...]:
     verdict, held = outcome.verdict, outcome.claim.held
-    status, body, failure = None, None, None
-    match attempted.result:
+    result = attempted.result
+    status, headers, body, failure = None, None, None, None
+    match result:
         case Answered():
-            status, body = attempted.result.status, attempted.result.body
+            status, headers, body = result.status, result.headers, result.body
         case NoAnswer():
-            failure = attempted.result.failure
+            failure = result.failure
     return (
         attempted.id,
         outcome.claim.delivery,
         held.cycle,
         held.attempt,
         attempted.started_at,
-        attempted.result.duration_ms,
+        result.duration_ms,
         _kind(verdict),
         superseded,
         status,
         failure,
         None if isinstance(verdict, Delivered) else _storable(verdict.reason),
         body,
-        attempted.result.remote_address,
+        result.remote_address,
         attempted.url,
         incarnation,
+        headers,
+        *result.timings,
     )
 
 

@@ -18,10 +18,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
 from functools import lru_cache
 from importlib.metadata import version
-from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -33,7 +31,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from infra.addresses import Network, check_url_host, forbidden_reason, refused_notation
+from infra.egress_attempt import ATTEMPT, Attempt
 from infra.response_guard import ResponseGuard, printable_address
+from infra.response_headers import selected
 from infra.settings import Settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 
@@ -75,28 +75,11 @@ _STOPPING: Final = (Failure.INTERNAL, "the dispatcher is stopping")
 _OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class _Attempt:
-    """What the layers below learn about one request. They find it in the context that the request runs in."""
-
-    __slots__ = ("address", "forbidden", "guard", "handshaking", "host", "status")
-
-    def __init__(self) -> None:
-        self.host = ""  # of the URL
-        self.address: str | None = None  # tried last
-        self.forbidden: str | None = None  # why an address was refused
-        self.handshaking = False  # connected to `address`, TLS has begun
-        self.guard: ResponseGuard | None = None  # over the connection; None until there is one
-        self.status: int | None = None  # the answer has begun
-
-
-_ATTEMPT: Final[ContextVar[_Attempt]] = ContextVar("hookhare_egress_attempt")
-
-
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         guard = ResponseGuard.over(conn)
         if guard is not None:
-            _ATTEMPT.get().guard = guard
+            ATTEMPT.get().sends(guard)
             guard.begin()
             conn.add_callback(guard.end)
         return await super().send(conn)
@@ -106,9 +89,9 @@ class _Tls(ssl.SSLObject):
     """Tells the attempt that it is TLS that takes so long, and not the connection before it."""
 
     def do_handshake(self) -> None:
-        attempt = _ATTEMPT.get(None)
+        attempt = ATTEMPT.get(None)
         if attempt is not None:
-            attempt.handshaking = True
+            attempt.handshakes()
         super().do_handshake()
 
 
@@ -124,7 +107,7 @@ class _FewAddresses(aiohttp.AsyncResolver):
 
 
 class _ForbiddenAddress(OSError):
-    """Raised where the socket would be made; `_Attempt.forbidden` tells it to `post`, whatever wraps this."""
+    """Raised where the socket would be made; `Attempt.forbidden` tells it to `post`, whatever wraps this."""
 
 
 class Egress:
@@ -135,7 +118,7 @@ class Egress:
     def __init__(self, session: aiohttp.ClientSession, *, keep_bytes: int) -> None:
         self._session = session
         self._keep_bytes = keep_bytes
-        self._attempts: set[_Attempt] = set()
+        self._attempts: set[Attempt] = set()
         self._closing = False
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> AttemptResult:
@@ -143,14 +126,13 @@ class Egress:
 
         `headers` are token names and printable ASCII values; those that are ours or frame the message are refused.
         """
-        began = monotonic()
-        attempt = _Attempt()
-        context = _ATTEMPT.set(attempt)
+        attempt = Attempt()
+        context = ATTEMPT.set(attempt)
         self._attempts.add(attempt)
         deadline = asyncio.timeout(timeout_s)
         try:
             async with deadline:
-                return await self._post(attempt, url, headers, body, began)
+                return await self._post(attempt, url, headers, body)
         except Exception as error:  # noqa: BLE001 the border: every failure of an attempt is a value
             if deadline.expired():
                 failure, reason = Failure.TIMEOUT, _lateness(attempt, timeout_s)
@@ -164,12 +146,12 @@ class Egress:
                 raise
             failure, reason = _STOPPING  # not this task was canceled, but what it waits for, because the egress closes
         finally:
-            _ATTEMPT.reset(context)
+            ATTEMPT.reset(context)
             self._attempts.discard(attempt)
             if attempt.guard is not None and attempt.status is None:
                 attempt.guard.abort()  # no answer was taken, so the connection is nobody else's and of no more use
         address = attempt.guard.peer if attempt.guard is not None else attempt.address
-        return NoAnswer(failure, reason, _elapsed_ms(began), address)
+        return NoAnswer(failure, reason, attempt.elapsed_ms(), address, attempt.timings())
 
     async def close(self) -> None:
         """End what is under way, as a failure, and every connection. Takes a few seconds at most."""
@@ -183,28 +165,34 @@ class Egress:
         except TimeoutError:
             _log.warning("egress.close_timed_out")
 
-    async def _post(
-        self, attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes, began: float
-    ) -> AttemptResult:
+    async def _post(self, attempt: Attempt, url: str, headers: Mapping[str, str], body: bytes) -> AttemptResult:
         target = _target(url)
         if not isinstance(target, URL):
             failure, reason = target
-            return NoAnswer(failure, reason, _elapsed_ms(began), None)
+            return NoAnswer(failure, reason, attempt.elapsed_ms(), None)
         attempt.host = target.host or ""
         for name, value in headers.items():
             fault = _header_fault(name)
             if fault is None and not (value.isascii() and value.isprintable()):
                 fault = "has a value that is not printable ASCII"
             if fault is not None:
-                return NoAnswer(Failure.INTERNAL, f"the header {name!r} {fault}", _elapsed_ms(began), None)
+                return NoAnswer(Failure.INTERNAL, f"the header {name!r} {fault}", attempt.elapsed_ms(), None)
         response = await self._session.post(target, headers=headers, data=body, allow_redirects=False)
         guard = attempt.guard
         assert guard is not None  # there is no response without a connection
         try:
             guard.answered(response.content, keep_bytes=self._keep_bytes)
-            attempt.status = response.status
+            attempt.answers(response.status)
             kept = await self._beginning(response.content)
-            return Answered(response.status, kept, response.headers.get("Retry-After"), _elapsed_ms(began), guard.peer)
+            return Answered(
+                response.status,
+                kept,
+                response.headers.get("Retry-After"),
+                attempt.elapsed_ms(),
+                guard.peer,
+                selected(response.headers),
+                attempt.timings(),
+            )
         finally:
             # A body that ended has given its connection back already. What still holds one is cut: there is more to
             # come, or the request is not sent yet, or the connection was asked to become another protocol's.
@@ -267,8 +255,8 @@ async def open_egress(
 def _open_socket(info: aiohttp.AddrInfoType, allow: Sequence[Network]) -> socket.socket:
     """The socket for one address, or `_ForbiddenAddress`."""
     family, kind, protocol, _, address = info
-    attempt = _ATTEMPT.get()
-    attempt.address = printable_address(address)
+    attempt = ATTEMPT.get()
+    attempt.tries(printable_address(address), literal=address[0] == attempt.host)
     host = f"{address[0]}%{address[3]}" if len(address) > 3 and address[3] else address[0]
     reason = forbidden_reason(host, allow)
     if reason is not None:
@@ -305,20 +293,20 @@ def _header_fault(name: str) -> str | None:
     return "is not the caller's to set" if lower in _OWN_HEADERS else None
 
 
-def _lateness(attempt: _Attempt, timeout_s: float) -> str:
+def _lateness(attempt: Attempt, timeout_s: float) -> str:
     limit = f"within {timeout_s:g} s"
     if attempt.status is not None:
         return f"the answer (status {attempt.status}) did not end {limit}"
     if attempt.guard is not None:
         return f"no answer came from {attempt.guard.peer} {limit}"
     if attempt.address is not None:
-        if attempt.handshaking:
+        if attempt.handshake_s is not None:
             return f"TLS with {attempt.host} at {attempt.address} did not finish its handshake {limit}"
         return f"no connection to {attempt.address} {limit}"
     return f"the look-up of {attempt.host} got no answer {limit}"
 
 
-def _translated(error: Exception, attempt: _Attempt) -> tuple[Failure, str]:
+def _translated(error: Exception, attempt: Attempt) -> tuple[Failure, str]:
     """Every failure that is not the deadline's, in our words."""
     if attempt.guard is None:
         return _connect_failure(error, attempt)
@@ -337,7 +325,7 @@ def _translated(error: Exception, attempt: _Attempt) -> tuple[Failure, str]:
             return _unforeseen(error)
 
 
-def _connect_failure(error: Exception, attempt: _Attempt) -> tuple[Failure, str]:
+def _connect_failure(error: Exception, attempt: Attempt) -> tuple[Failure, str]:
     host = attempt.host
     if attempt.forbidden is not None:
         via = "" if attempt.forbidden.startswith(f"{host} ") else f"{host} leads to a forbidden address: "
@@ -378,7 +366,3 @@ def _short(text: str) -> str:
     # Endpoints have a say in it: nothing that a terminal, a log or PostgreSQL would stumble over.
     flat = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:1000]).split())
     return flat if len(flat) <= 200 else f"{flat[:200]}…"
-
-
-def _elapsed_ms(began: float) -> int:
-    return round((monotonic() - began) * 1000)

@@ -9,6 +9,7 @@ aiohttp bounds a header and a body that nobody reads. It does not bound the rest
 
 import asyncio
 from enum import Enum, auto
+from time import monotonic
 from typing import Final
 
 from aiohttp import StreamReader
@@ -32,7 +33,7 @@ class _Phase(Enum):
 class ResponseGuard(asyncio.Protocol):
     """Passes on what was asked for, and aborts the connection at anything else. One for each connection."""
 
-    __slots__ = ("_content", "_handler", "_left_bytes", "_phase", "_transport", "fault", "peer")
+    __slots__ = ("_content", "_handler", "_left_bytes", "_phase", "_transport", "fault", "first_byte_s", "peer")
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler) -> None:
         self._transport = transport
@@ -41,6 +42,7 @@ class ResponseGuard(asyncio.Protocol):
         self._left_bytes = 0  # of this phase
         self._content: StreamReader | None = None
         self.peer = printable_address(transport.get_extra_info("peername"))
+        self.first_byte_s: float | None = None  # when the answer to this request began to come, by `monotonic`
         self.fault: str | None = None  # why the connection was aborted, as the end of a sentence about the endpoint
 
     @classmethod
@@ -60,6 +62,7 @@ class ResponseGuard(asyncio.Protocol):
         """A request is about to be written."""
         self._phase = _Phase.HEAD
         self._left_bytes = HEAD_MAX_BYTES
+        self.first_byte_s = None
 
     def answered(self, content: StreamReader, *, keep_bytes: int) -> None:
         """The final answer's head was taken; `content` is its body, of which `keep_bytes` will be read.
@@ -94,6 +97,8 @@ class ResponseGuard(asyncio.Protocol):
             self._much_received(data)
 
     def _head_received(self, data: bytes) -> None:
+        if self.first_byte_s is None:
+            self.first_byte_s = monotonic()
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
             self._refuse(f"sent {HEAD_MAX_BYTES} bytes without an answer in them")

@@ -1,7 +1,9 @@
 """The life of a delivery: one event on its way to one subscription."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Status(StrEnum):
@@ -32,15 +34,36 @@ class Failure(StrEnum):
     INTERNAL = "internal"  # our own fault; the reason says what
 
 
+class Timings(NamedTuple):
+    """Where an attempt's time went, one part after the other; None for what did not happen, or did not end.
+
+    The look-up of a name (0 from a cache); from the first address that was tried until a connection stood; the TLS
+    handshake; from the request's first byte to the answer's.
+    """
+
+    dns_ms: int | None = None
+    connect_ms: int | None = None
+    tls_ms: int | None = None
+    first_byte_ms: int | None = None
+
+
+NO_TIMINGS = Timings()
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The endpoint answered. `body` is its beginning, cut at the cap; `retry_after` the raw header."""
+    """The endpoint answered. `body` is its beginning, cut at the cap; `retry_after` the raw header.
+
+    `headers` are a few of the answer's, with lower-case names, fit to be stored and shown.
+    """
 
     status: int
     body: bytes
     retry_after: str | None
     duration_ms: int
     remote_address: str | None
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    timings: Timings = NO_TIMINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +74,7 @@ class NoAnswer:
     reason: str
     duration_ms: int
     remote_address: str | None
+    timings: Timings = NO_TIMINGS
 
 
 AttemptResult = Answered | NoAnswer

@@ -70,6 +70,11 @@ class AttemptRow:
     response_body: bytes | None = field(repr=False)
     remote_address: str | None
     url: str
+    response_headers: dict[str, str] | None
+    dns_ms: int | None
+    connect_ms: int | None
+    tls_ms: int | None
+    first_byte_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,10 +264,11 @@ WHERE d.id = new.id AND d.id >= $8
 
 INSERT_ATTEMPTS: Final = """
 INSERT INTO attempts (id, delivery_id, cycle, number, started_at, duration_ms, outcome, superseded, status_code,
-                      failure, reason, response_body, remote_address, url, dispatcher)
+                      failure, reason, response_body, remote_address, url, dispatcher, response_headers,
+                      dns_ms, connect_ms, tls_ms, first_byte_ms)
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::int[], $5::timestamptz[], $6::int[], $7::text[],
                      $8::bool[], $9::smallint[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::text[],
-                     $15::uuid[])
+                     $15::uuid[], $16::jsonb[], $17::int[], $18::int[], $19::int[], $20::int[])
 ON CONFLICT (id) DO NOTHING
 """
 

@@ -211,6 +211,11 @@ attempts = Table(
     Column("remote_address", Text),
     Column("url", Text, nullable=False),
     Column("dispatcher", UUID, nullable=False),
+    Column("response_headers", JSONB),  # those of infra.response_headers.KEPT that came
+    Column("dns_ms", Integer),  # schemas.deliveries.Timings
+    Column("connect_ms", Integer),
+    Column("tls_ms", Integer),
+    Column("first_byte_ms", Integer),
     Index("attempts_by_delivery", "delivery_id", "id"),
     postgresql_partition_by="RANGE (id)",
 )

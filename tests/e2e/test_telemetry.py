@@ -109,4 +109,5 @@ async def test_one_wide_line_for_each_attempt(system: System, api: Api, receiver
     for line in lines:
         assert line["event_id"] == published.id
         assert line["subscription_id"] == subscription["id"]
-        assert line["duration_ms"] >= 0
+        assert line["duration_ms"] >= line["first_byte_ms"] >= 0
+        assert (line["dns_ms"], line["tls_ms"]) == (None, None)  # an address, and no TLS

@@ -14,8 +14,9 @@ _NXDOMAIN: Final = 3
 
 
 class _NameServer(asyncio.DatagramProtocol):
-    def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, names: Mapping[str, Sequence[str]], delay_s: float) -> None:
         self._names = names
+        self._delay_s = delay_s
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -36,14 +37,17 @@ class _NameServer(asyncio.DatagramProtocol):
         head = data[:2] + struct.pack(">HHHHH", flags, 1, len(packed), 0, 0)
         answers = b"".join(struct.pack(">HHHIH", 0xC00C, kind, 1, 0, len(one)) + one for one in packed)
         assert self._transport is not None
-        self._transport.sendto(head + question + answers, addr)
+        asyncio.get_running_loop().call_later(self._delay_s, self._transport.sendto, head + question + answers, addr)
 
 
 @asynccontextmanager
-async def name_server(names: Mapping[str, Sequence[str]]) -> AsyncIterator[str]:
-    """Serve `names`; yields `host:port` as `open_egress` takes it. What is added to `names` later is served too."""
+async def name_server(names: Mapping[str, Sequence[str]], *, delay_s: float = 0) -> AsyncIterator[str]:
+    """Serve `names`, each answer after `delay_s`; yields `host:port` as `open_egress` takes it.
+
+    What is added to `names` later is served too.
+    """
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _NameServer(names), local_addr=("127.0.0.1", 0))
+    transport, _ = await loop.create_datagram_endpoint(lambda: _NameServer(names, delay_s), local_addr=("127.0.0.1", 0))
     host, port = transport.get_extra_info("sockname")[:2]
     try:
         yield f"{host}:{port}"

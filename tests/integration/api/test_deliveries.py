@@ -29,7 +29,10 @@ async def test_a_delivery_is_shown_with_its_attempts(api: ApiClient, store: Stor
     at = datetime.now(UTC).replace(microsecond=7000)
     key = await _add(store, "retrying", attempts=2, cycle=1, at=at, tenant="acme")
     async with store.transaction() as conn:
-        await rows.add_attempt(conn, key, number=1, cycle=1, response_body=b"caf\xc3\xa9 \xff")
+        headers = {"content-type": "text/plain", "server": "caf\ufffd"}
+        await rows.add_attempt(
+            conn, key, number=1, cycle=1, response_body=b"caf\xc3\xa9 \xff", response_headers=headers, first_byte_ms=11
+        )
         await rows.add_attempt(
             conn, key, number=2, cycle=1, status_code=None, failure="timeout", reason="too slow", response_body=None
         )
@@ -46,6 +49,9 @@ async def test_a_delivery_is_shown_with_its_attempts(api: ApiClient, store: Stor
     first, second = shown["attempts"]
     assert (first["number"], first["cycle"], first["status_code"], first["outcome"]) == (1, 1, 500, "retry")
     assert first["response_body"] == "café \ufffd"
+    assert first["response_headers"] == headers
+    assert first["timings"] == {"dns_ms": None, "connect_ms": None, "tls_ms": None, "first_byte_ms": 11}
+    assert second["response_headers"] is None
     assert (second["failure"], second["reason"], second["response_body"]) == ("timeout", "too slow", None)
 
 

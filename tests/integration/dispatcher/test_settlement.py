@@ -14,8 +14,9 @@ from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
 from dispatcher.lanes import Claim, Lanes
 from dispatcher.settlement import Attempted, Outcome, Settlement
 from infra.broker.base import ToDead, ToWorkAfter
+from infra.store.history import attempts_of
 from infra.store.store import Store
-from schemas.deliveries import Answered
+from schemas.deliveries import Answered, Failure, NoAnswer, Timings
 from schemas.errors import StoreUnavailable
 from schemas.work import WorkItem, decode_work
 from tests.support.seed import Seed
@@ -69,6 +70,32 @@ async def test_delivered(settle: Settle, claim: Claim, seed: Seed, store: Store)
     row = await seed.row("deliveries", claim.delivery)
     assert (row["status"], row["attempts"], row["claimed_by"], row["fence"]) == ("delivered", 2, None, 1)
     assert await attempts(store, claim.delivery) == [(2, "delivered", False)]
+
+
+async def test_an_attempt_keeps_what_the_answers_head_said_and_where_the_time_went(
+    settlement: Settlement, claim: Claim, claims: Claims, seed: Seed, store: Store, lanes: Lanes
+) -> None:
+    """In one batch with an attempt that got no answer: each has its own."""
+    other = await seed.delivery(claim.subscription, status="retrying", attempts=0)
+    (neighbour,) = await claims.due([WorkItem(other, 0, 1, 0)])
+    lanes.place(claim.subscription, len(neighbour.data))
+    said = {"server": "caf\ufffd", "retry-after": "120"}
+    answered = Answered(503, b"no", "120", 999, "127.0.0.1:1", said, Timings(1, 20, 300, 600))
+    silent = NoAnswer(Failure.TIMEOUT, "too slow", 1000, "127.0.0.1:1", Timings(connect_ms=7))
+    for one, result in ((claim, answered), (neighbour, silent)):
+        settlement.add(Outcome(one, RetryIn(60, "no"), Attempted(uuid7(), wall(), result, "https://example.com/hook")))
+
+    async def told() -> list[tuple[object, ...]]:
+        async with store.connection() as connection:
+            found = [await attempts_of(connection, one.delivery, limit=2) for one in (claim, neighbour)]
+        rows = [row for rows in found for row in rows]
+        return [(row.response_headers, row.dns_ms, row.connect_ms, row.tls_ms, row.first_byte_ms) for row in rows]
+
+    async def both() -> bool:
+        return len(await told()) == 2
+
+    await eventually(both)
+    assert await told() == [(said, 1, 20, 300, 600), (None, None, 7, None, None)]
 
 
 async def test_a_retry_is_committed_and_then_its_hint_goes_up_the_ladder(
