@@ -39,9 +39,22 @@ class Claim:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
+    """One endpoint's: live deliveries overtake replays that wait, which may be all that it has in hand."""
+
     in_hand: int = 0
     workers: int = 0
-    waiting: deque[Claim] = field(default_factory=deque)
+    live: deque[Claim] = field(default_factory=deque)
+    replays: deque[Claim] = field(default_factory=deque)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.live) + len(self.replays)
+
+    def put(self, claim: Claim) -> None:
+        (self.replays if claim.held.cycle else self.live).append(claim)
+
+    def next(self) -> Claim:
+        return (self.live or self.replays).popleft()
 
 
 class Lanes:
@@ -84,7 +97,7 @@ class Lanes:
     def waiting_of(self, subscription: UUID) -> int:
         """How many deliveries to this endpoint are in hand and not begun."""
         lane = self._lanes.get(subscription)
-        return len(lane.waiting) if lane else 0
+        return lane.waiting if lane else 0
 
     def room_of(self, subscription: UUID) -> int:
         """How many more deliveries this endpoint's backlog may send here."""
@@ -128,7 +141,7 @@ class Lanes:
     def submit(self, claim: Claim) -> None:
         """Have a delivery in hand attempted."""
         lane = self._lanes[claim.subscription]
-        lane.waiting.append(claim)
+        lane.put(claim)
         if lane.workers < self._max_in_flight:
             lane.workers += 1
             worker = asyncio.create_task(self._work(lane), name="deliver")
@@ -149,9 +162,10 @@ class Lanes:
 
     def take_waiting(self) -> list[Claim]:
         """Everything whose POST has not begun, taken out of the lanes: a stopping dispatcher holds it."""
-        waiting = [claim for lane in self._lanes.values() for claim in lane.waiting]
+        waiting = [claim for lane in self._lanes.values() for claim in (*lane.live, *lane.replays)]
         for lane in self._lanes.values():
-            lane.waiting.clear()
+            lane.live.clear()
+            lane.replays.clear()
         return waiting
 
     async def finish(self, *, limit_s: float) -> None:
@@ -169,6 +183,6 @@ class Lanes:
         assert self._deliver is not None
         try:
             while lane.waiting:
-                await self._deliver(lane.waiting.popleft())
+                await self._deliver(lane.next())
         finally:
             lane.workers -= 1

@@ -11,9 +11,9 @@ from dispatcher.core.settle import Claimed
 from dispatcher.lanes import Claim, Lanes
 
 
-def claim(subscription: UUID, data: bytes = b"{}") -> Claim:
+def claim(subscription: UUID, data: bytes = b"{}", *, cycle: int = 0) -> Claim:
     now = datetime(2026, 1, 31, tzinfo=UTC)
-    return Claim(uuid7(), uuid7(), subscription, Claimed(0, 1, 1), 0.0, "order.created", now, data, None)
+    return Claim(uuid7(), uuid7(), subscription, Claimed(cycle, 1, 1), 0.0, "order.created", now, data, None)
 
 
 def take(lanes: Lanes, one: Claim) -> None:
@@ -47,6 +47,30 @@ async def test_an_endpoint_has_so_many_posts_at_once_and_the_others_wait_their_t
     answers.set()
     await settle()
     assert [one.delivery for one in begun if one.subscription == slow] == [one.delivery for one in claims]
+
+
+async def test_a_live_delivery_overtakes_the_replays_that_wait() -> None:
+    lanes = Lanes(max_in_hand=100, max_in_hand_bytes=10_000, endpoint_max_in_flight=1)
+    answers = asyncio.Event()
+    begun: list[Claim] = []
+
+    async def deliver(one: Claim) -> None:
+        begun.append(one)
+        await answers.wait()
+
+    lanes.start(deliver)
+    endpoint = uuid7()
+    replays = [claim(endpoint, cycle=1) for _ in range(3)]
+    live = [claim(endpoint) for _ in range(2)]
+    for some in (replays, live):
+        for one in some:
+            take(lanes, one)
+            lanes.submit(one)
+        await settle()
+    assert lanes.waiting_of(endpoint) == 4
+    answers.set()
+    await settle()
+    assert begun == [replays[0], *live, *replays[1:]]
 
 
 async def test_places_and_bytes_are_given_back_when_the_outcome_is_committed() -> None:
