@@ -152,6 +152,7 @@ def replay_view(row: ReplayRow) -> dict[str, Any]:
         "matched": row.matched,
         "replayed": row.replayed,
         "skipped": row.skipped,
+        "max_per_s": row.max_per_s,
         "created_at": row.created_at,
         "ended_at": row.ended_at,
     }

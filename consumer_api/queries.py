@@ -17,7 +17,7 @@ from schemas.errors import InvalidInput
 from schemas.fields import id_fault, source_fault, tenant_fault, type_fault
 from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, parse_id
 from schemas.inputs import Input, rule
-from schemas.subscriptions import SigningSecret, State
+from schemas.subscriptions import Rate, SigningSecret, State
 
 MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
@@ -151,7 +151,8 @@ def _ended(status: Status) -> Status:
 class ReplayCreate(_Created):
     """Which deliveries to begin again. Without a `status`, the dead ones.
 
-    Something must narrow them: an empty object would begin everything that is dead, of every tenant.
+    Something must narrow them: an empty object would begin everything that is dead, of every tenant. `max_per_s` is how
+    many of them are begun in a second, at most; without it, what the installation sets.
     """
 
     subscription_id: SubscriptionKey | None = None
@@ -160,6 +161,7 @@ class ReplayCreate(_Created):
     status: Annotated[tuple[Annotated[Status, AfterValidator(_ended)], ...], Field(min_length=1, max_length=3)] = (
         Status.DEAD,
     )
+    max_per_s: Rate | None = None
 
     @model_validator(mode="after")
     def _narrowed(self) -> Self:

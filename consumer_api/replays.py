@@ -8,7 +8,7 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
-from consumer_api.context import STORE
+from consumer_api.context import SETTINGS, STORE
 from consumer_api.errors import conflict
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_view
@@ -32,11 +32,12 @@ def routes() -> list[web.RouteDef]:
 
 async def create(request: web.Request) -> web.Response:
     """202: what matches now is counted, and a dispatcher works through it. Without a body: told what it must have."""
-    wanted = (await read_json(request, ReplayCreate, optional=True)).wanted()
+    asked = await read_json(request, ReplayCreate, optional=True)
+    wanted, max_per_s = asked.wanted(), asked.max_per_s or request.app[SETTINGS].replay_max_per_s
     async with request.app[STORE].transaction() as conn:
         if wanted.subscription_id is not None:
             await _check_subscription(conn, wanted.subscription_id)
-        row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, now=datetime.now(UTC))
+        row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=datetime.now(UTC))
     view = replay_view(row)
     return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
 

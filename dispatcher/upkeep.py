@@ -1,9 +1,11 @@
 """Upkeep: replays asked for, partitions and old keys, and what the gauges show."""
 
 import asyncio
+from uuid import UUID
 
 import structlog
 
+from dispatcher.core.pace import replay_step
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.lanes import Lanes
 from infra.settings import Settings
@@ -19,6 +21,7 @@ _FORGET_AFTER_LIVES = 100  # a dead dispatcher's row is kept for so many livenes
 _KEYS_AT_ONCE = 5000
 _FORGOTTEN_AT_ONCE = 500  # dead letters each with the body of a message; and replays
 _GAUGE_PERIOD_S = 5.0
+_BEFORE_ALL = UUID(int=0)
 
 
 class Upkeep:
@@ -32,14 +35,14 @@ class Upkeep:
         self._heartbeat = heartbeat
         self._telemetry = telemetry
         self._settings = settings
+        self._last_replay = _BEFORE_ALL
 
     async def run_replays(self) -> None:
-        """Work through running replays a batch at a time; look for new ones once in the feeder's period."""
+        """A step of each running replay once in the feeder's period; at once again when one had a whole batch to do."""
         while True:
             busy = False
             try:
-                async with self._store.transaction() as connection:
-                    busy = await replays.advance(connection, batch=self._settings.batch_rows)
+                busy = await self._step_replays()
             except StoreError as error:
                 log.warning("replays.retry", error=str(error))
             if not busy:
@@ -71,6 +74,20 @@ class Upkeep:
                 gauges.oldest_pending_s = view["oldest_pending_s"] or 0.0
                 gauges.in_hand = len(self._lanes.in_hand)
             await asyncio.sleep(_GAUGE_PERIOD_S)
+
+    async def _step_replays(self) -> bool:
+        """A step of each; whether one did a whole batch. After one that fails, the next time goes on behind it."""
+        most, busy = self._settings.batch_rows, False
+        while True:
+            async with self._store.transaction() as connection:
+                running = await replays.take(connection, after=self._last_replay)
+                if running is None:
+                    self._last_replay = _BEFORE_ALL
+                    return busy
+                self._last_replay = running.id
+                step = replay_step(running.max_per_s, since_s=running.since_s, now_s=running.now_s, most=most)
+                await replays.advance(connection, running, count=step.count, since_s=step.since_s)
+            busy |= step.count == most
 
     async def _maintain(self) -> None:
         settings = self._settings

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.errors import ConfigurationError
+from schemas.subscriptions import MAX_RATE_PER_S, MIN_RATE_PER_S
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -94,6 +95,12 @@ class Settings(BaseSettings):
     claim_cap_s: Seconds = Field(150, description="a claim older than this is void, in seconds")
 
     # Upkeep
+    replay_max_per_s: float = Field(
+        100,
+        ge=MIN_RATE_PER_S,
+        le=MAX_RATE_PER_S,
+        description="deliveries that a replay begins again in a second, unless it says otherwise",
+    )
     feeder_period_s: Seconds = Field(0.25, description="how often the feeder looks for held endpoints, in seconds")
     reconcile_period_s: Seconds = Field(5, description="how often the reconciler runs, in seconds")
     reconcile_grace_s: Seconds = Field(

@@ -256,10 +256,13 @@ class ExponentialPolicy(Input):
         return self
 
 
+Rate = Annotated[float, Strict(), Field(ge=MIN_RATE_PER_S, le=MAX_RATE_PER_S, allow_inf_nan=False)]
+
+
 class RateLimitInput(Input):
     """At most so many requests a second, and up to `burst` of them at once after a rest."""
 
-    requests_per_s: Annotated[float, Strict(), Field(ge=MIN_RATE_PER_S, le=MAX_RATE_PER_S, allow_inf_nan=False)]
+    requests_per_s: Rate
     burst: Annotated[int, Strict(), Field(ge=1, le=MAX_BURST)] = 1
 
 

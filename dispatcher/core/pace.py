@@ -1,7 +1,8 @@
-"""How fast an endpoint may be sent to.
+"""How fast an endpoint may be sent to, and how fast a replay may go on.
 
-The generic cell rate algorithm (ITU-T I.371, annex A) as a leaky bucket: all that has to be remembered is when the
-bucket will be full again. Times are in seconds on one clock.
+An endpoint's limit is the generic cell rate algorithm (ITU-T I.371, annex A) as a leaky bucket: all that has to be
+remembered is when the bucket will be full again. Of a replay, since when what it may do has been gathering. Times are
+in seconds on one clock.
 """
 
 import math
@@ -37,3 +38,21 @@ def wait_s(limit: RateLimit, *, full_at_s: float, now_s: float) -> float:
 def full_at_after_one(limit: RateLimit, *, full_at_s: float, now_s: float) -> float:
     """When the bucket is full again once one more was sent, or has its turn, from `now_s` on."""
     return max(full_at_s, now_s) + 1 / limit.per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a replay begins again now: so many deliveries, after which it gathers anew from `since_s` on."""
+
+    count: int
+    since_s: float
+
+
+def replay_step(max_per_s: float, *, since_s: float, now_s: float, most: int) -> Step:
+    """The next step of a replay at `max_per_s` that has gathered since `since_s`; of `most` deliveries at most.
+
+    It gathers for a second and no longer, or until it is one delivery's worth: after an outage there is no flood.
+    """
+    since_s = max(since_s, now_s - max(1.0, 1 / max_per_s))
+    count = max(0, min(most, math.floor((now_s - since_s) * max_per_s + _EPSILON)))
+    return Step(count, since_s + count / max_per_s)

@@ -1,4 +1,8 @@
-"""Replays in bulk: a filter, frozen when it is asked for, that a dispatcher works through in batches."""
+"""Replays in bulk: a filter, frozen when it is asked for, that dispatchers work through a step at a time.
+
+Each at its own rate: how far a step goes is decided under the lock on the replay's row, by the database's clock, from
+what stands in the row. So the rate holds over the whole fleet, and over its restarts.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,27 +34,49 @@ class ReplayRow:
     matched: int
     replayed: int
     skipped: int
+    max_per_s: float
     created_at: datetime
     ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running replay that is locked. It may begin `max_per_s` deliveries again, and has not done so `since_s`.
+
+    Times are by the database's clock, in seconds since 1970.
+    """
+
+    id: UUID
+    filter: dict[str, Any]
+    cursor: UUID | None
+    max_per_s: float
+    since_s: float
+    now_s: float
 
 
 _COLUMNS = column_list(tables.replays, ReplayRow)
 
 _INSERT = f"""
-INSERT INTO replays (id, tenant, filter, state, matched) VALUES ($1, $2, $3, 'running', $4)
+INSERT INTO replays (id, tenant, filter, state, matched, max_per_s) VALUES ($1, $2, $3, 'running', $4, $5)
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
-# A replay that another dispatcher is at is passed over; there may be others.
+# The next one that may begin a delivery again by now. One that another dispatcher is at is passed over.
 _TAKE = """
-SELECT id, filter, cursor, matched, replayed, skipped FROM replays
-WHERE state = 'running'
+SELECT id, filter, cursor, max_per_s, extract(epoch FROM paced_since)::float8 AS since_s,
+       extract(epoch FROM clock_timestamp())::float8 AS now_s
+FROM replays
+WHERE state = 'running' AND id > $1 AND paced_since + make_interval(secs => 1 / max_per_s) <= clock_timestamp()
 ORDER BY id
 LIMIT 1
 FOR UPDATE SKIP LOCKED
 """
 
-_ADVANCE = "UPDATE replays SET cursor = $2, replayed = replayed + $3, skipped = skipped + $4 WHERE id = $1"
+_ADVANCE = """
+UPDATE replays
+SET cursor = $2, replayed = replayed + $3, skipped = skipped + $4, paced_since = to_timestamp($5)
+WHERE id = $1
+"""
 
 # What was matched and never came by was replayed by somebody else, or is past its retention.
 _COMPLETE = """
@@ -65,12 +91,14 @@ RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
 
-async def create(conn: asyncpg.Connection, *, replay_id: UUID, wanted: DeliveryFilter, now: datetime) -> ReplayRow:
+async def create(
+    conn: asyncpg.Connection, *, replay_id: UUID, wanted: DeliveryFilter, max_per_s: float, now: datetime
+) -> ReplayRow:
     """Store a replay of what matches now. Deliveries created later are not part of it."""
     before = min(wanted.created.before, now) if wanted.created.before else now
     frozen = replace(wanted, created=TimeRange(wanted.created.after, before))
     matched = await fetch_value(conn, select(func.count()).where(*delivery_conditions(frozen)))
-    record = await conn.fetchrow(_INSERT, replay_id, wanted.tenant, encode_filter(frozen), matched)
+    record = await conn.fetchrow(_INSERT, replay_id, wanted.tenant, encode_filter(frozen), matched, max_per_s)
     assert record is not None
     return ReplayRow(**record)
 
@@ -99,26 +127,28 @@ async def cancel(conn: asyncpg.Connection, replay_id: UUID) -> ReplayRow | Missi
     )
 
 
-async def advance(conn: asyncpg.Connection, *, batch: int) -> bool:
-    """Do the next `batch` deliveries of one running replay. False when no replay is to be worked on.
+async def take(conn: asyncpg.Connection, *, after: UUID) -> Running | None:
+    """Lock the next running replay whose turn has come, by id. None when there is none after that one."""
+    record = await conn.fetchrow(_TAKE, after)
+    return None if record is None else Running(**record)
+
+
+async def advance(conn: asyncpg.Connection, running: Running, *, count: int, since_s: float) -> None:
+    """Begin the next `count` deliveries of a replay that was taken again; its next step is reckoned from `since_s`.
 
     The cursor only moves up, so a delivery that is replayed and dies again is not taken twice.
     """
-    running = await conn.fetchrow(_TAKE)
-    if running is None:
-        return False
-    ids = await _next_ids(conn, decode_filter(running["filter"]), running["cursor"], batch)
+    ids = await _next_ids(conn, decode_filter(running.filter), running.cursor, count)
     if ids:
         replayed = await deliveries.replay(conn, ids)
-        await conn.execute(_ADVANCE, running["id"], ids[-1], len(replayed), len(ids) - len(replayed))
-    if len(ids) < batch:
-        await conn.execute(_COMPLETE, running["id"])
-    return True
+        await conn.execute(_ADVANCE, running.id, ids[-1], len(replayed), len(ids) - len(replayed), since_s)
+    if len(ids) < count:
+        await conn.execute(_COMPLETE, running.id)
 
 
-async def _next_ids(conn: asyncpg.Connection, wanted: DeliveryFilter, cursor: UUID | None, batch: int) -> list[UUID]:
+async def _next_ids(conn: asyncpg.Connection, wanted: DeliveryFilter, cursor: UUID | None, count: int) -> list[UUID]:
     table = tables.deliveries
-    statement = select(table.c.id).where(*delivery_conditions(wanted)).order_by(table.c.id).limit(batch)
+    statement = select(table.c.id).where(*delivery_conditions(wanted)).order_by(table.c.id).limit(count)
     if cursor is not None:
         statement = statement.where(table.c.id > cursor)
     return [record["id"] for record in await fetch(conn, statement)]

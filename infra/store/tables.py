@@ -257,6 +257,8 @@ replays = Table(
     Column("matched", Integer, nullable=False, server_default=text("0")),
     Column("replayed", Integer, nullable=False, server_default=text("0")),
     Column("skipped", Integer, nullable=False, server_default=text("0")),  # no longer replayable when reached
+    Column("max_per_s", Double, nullable=False, server_default=text("100")),  # looked at in a second, at most
+    _moment("paced_since", now=True),  # what it may do has been gathering since then
     _moment("created_at", now=True),
     _moment("ended_at", nullable=True),
     Index("replays_running", "id", postgresql_where=text("state = 'running'")),

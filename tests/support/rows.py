@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
-from infra.store import subscriptions
+from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
 from schemas.ids import delivery_key, event_key
 from schemas.subscriptions import DEFAULT_POLICY
@@ -151,6 +151,16 @@ async def add_message_letter(conn: asyncpg.Connection, **given: Any) -> UUID:
     key = values["id"]
     assert isinstance(key, UUID)
     return key
+
+
+async def step_replay(conn: asyncpg.Connection, *, batch: int) -> bool:
+    """What a dispatcher does with the first running replay, whatever its pace; False when none is running."""
+    await conn.execute("UPDATE replays SET paced_since = clock_timestamp() - interval '1 hour' WHERE state = 'running'")
+    running = await replays.take(conn, after=UUID(int=0))
+    if running is None:
+        return False
+    await replays.advance(conn, running, count=batch, since_s=running.now_s)
+    return True
 
 
 async def delivery(conn: asyncpg.Connection, key: UUID) -> dict[str, Any]:

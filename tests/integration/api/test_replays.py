@@ -5,7 +5,6 @@ from typing import Any
 
 from uuid_utils.compat import uuid7
 
-from infra.store import replays
 from infra.store.store import Store
 from schemas.ids import REPLAY, SUBSCRIPTION, public_id
 from tests.support import rows
@@ -27,7 +26,7 @@ async def _dead(store: Store, number: int, status: str = "dead") -> str:
 async def _work(store: Store, batch: int = 100) -> None:
     """What a dispatcher does, once."""
     async with store.transaction() as conn:
-        await replays.advance(conn, batch=batch)
+        await rows.step_replay(conn, batch=batch)
 
 
 async def test_create_counts_what_matches_and_a_dispatcher_works_through_it(api: ApiClient, store: Store) -> None:
@@ -100,6 +99,9 @@ async def test_a_bad_filter_is_refused_with_the_field_named(api: ApiClient) -> N
         ({"event_type": "#"}, "event_type"),
         ({"created_after": 1700000000}, "created_after"),
         ({"created_after": "soon"}, "created_after"),
+        ({"max_per_s": 0}, "max_per_s"),
+        ({"max_per_s": 10_001}, "max_per_s"),
+        ({"max_per_s": "fast"}, "max_per_s"),
         ({"colour": "red"}, "colour"),
     ]
     for body, field in cases:
@@ -107,6 +109,15 @@ async def test_a_bad_filter_is_refused_with_the_field_named(api: ApiClient) -> N
         assert (answer.status, answer.code) == (400, "validation_failed")
         assert list(answer.fields) == [field]
         assert (await api.get(REPLAYS))["data"] == []
+
+
+async def test_a_replay_has_the_rate_that_was_asked_for_or_that_of_the_installation(
+    api: ApiClient, store: Store
+) -> None:
+    assert (await api.post(REPLAYS, {"tenant": "default"}))["max_per_s"] == 100
+    asked = await api.post(REPLAYS, {"tenant": "default", "max_per_s": 2.5})
+    assert asked["max_per_s"] == 2.5
+    assert (await api.get(f"{REPLAYS}/{asked['id']}"))["max_per_s"] == 2.5
 
 
 async def test_a_replay_to_a_paused_subscription_is_refused(api: ApiClient, store: Store) -> None:

@@ -1,6 +1,7 @@
 """Upkeep: what is kept past its time goes, in batches, and what is not stays."""
 
-from datetime import timedelta
+import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -11,9 +12,12 @@ from dispatcher.heartbeat import Heartbeat
 from dispatcher.lanes import Lanes
 from dispatcher.upkeep import Upkeep
 from infra.settings import read_settings
-from infra.store.store import Store
+from infra.store import replays
+from infra.store.history import DeliveryFilter
+from infra.store.store import Store, open_store
 from infra.telemetry import Telemetry
 from tests.support.seed import Seed
+from tests.support.waiting import eventually
 
 DAYS = 30
 
@@ -81,3 +85,40 @@ async def test_a_replay_that_still_runs_is_kept(kept: Upkeep, store: Store, seed
         )
     await kept._maintain()
     assert (await seed.row("replays", key))["state"] == "running"
+
+
+async def test_a_replay_that_fails_keeps_no_other_one_waiting(
+    database_url: str, seed: Seed, lanes: Lanes, heartbeat: Heartbeat, telemetry: Telemetry
+) -> None:
+    """Somebody has the first one's subscription locked for longer than a statement may take."""
+    settings = read_settings(database_url=database_url, database_timeout_s=0.5, feeder_period_s=0.05)
+    replayed = []
+    for _ in range(2):
+        subscription = await seed.subscription()
+        await seed.delivery(subscription, status="dead")
+        replayed.append(subscription)
+    async with open_store(settings) as quick, seed.store.transaction() as other:
+        await other.execute("SELECT FROM subscriptions WHERE id = $1 FOR UPDATE", replayed[0])
+        async with quick.transaction() as connection:
+            asked = [
+                await replays.create(
+                    connection,
+                    replay_id=uuid7(),
+                    wanted=DeliveryFilter(subscription_id=one, statuses=("dead",)),
+                    max_per_s=100,
+                    now=datetime.now(UTC) + timedelta(milliseconds=1),
+                )
+                for one in replayed
+            ]
+        running = asyncio.create_task(Upkeep(quick, lanes, heartbeat, telemetry, settings).run_replays())
+
+        async def second_is_done() -> bool:
+            return str((await seed.row("replays", asked[1].id))["state"]) == "completed"
+
+        try:
+            await eventually(second_is_done)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+        first = await seed.row("replays", asked[0].id)
+    assert (first["state"], first["replayed"]) == ("running", 0)

@@ -13,15 +13,18 @@ from infra.store.outcomes import Missing, Refused
 from infra.store.replays import ReplayRow, decode_filter, encode_filter
 from infra.store.store import Store
 from tests.support import rows
+from tests.support.waiting import eventually
 
 DEAD = DeliveryFilter(statuses=("dead",))
 
 
-async def _create(store: Store, wanted: DeliveryFilter = DEAD, *, now: datetime | None = None) -> ReplayRow:
+async def _create(
+    store: Store, wanted: DeliveryFilter = DEAD, *, now: datetime | None = None, max_per_s: float = 100
+) -> ReplayRow:
     async with store.transaction() as conn:
         # A millisecond on, because keys have no finer time and the bound is exclusive.
         at = now or datetime.now(UTC) + timedelta(milliseconds=1)
-        return await replays.create(conn, replay_id=uuid7(), wanted=wanted, now=at)
+        return await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=at)
 
 
 async def _run(store: Store, *, batch: int) -> int:
@@ -29,7 +32,7 @@ async def _run(store: Store, *, batch: int) -> int:
     steps = 0
     while True:
         async with store.transaction() as conn:
-            if not await replays.advance(conn, batch=batch):
+            if not await rows.step_replay(conn, batch=batch):
                 return steps
         steps += 1
         assert steps < 100
@@ -76,7 +79,7 @@ async def test_a_replay_ends_also_at_the_edge_of_a_batch(store: Store, number: i
 
 async def test_advance_says_that_there_is_nothing_to_do(store: Store) -> None:
     async with store.transaction() as conn:
-        assert not await replays.advance(conn, batch=10)
+        assert not await rows.step_replay(conn, batch=10)
 
 
 async def test_deliveries_created_after_the_replay_are_not_part_of_it(store: Store) -> None:
@@ -100,7 +103,7 @@ async def test_what_is_replayed_and_dies_again_is_not_replayed_twice(store: Stor
     await _dead(store, 4)
     await _create(store)
     async with store.transaction() as conn:
-        await replays.advance(conn, batch=2)
+        await rows.step_replay(conn, batch=2)
         await conn.execute("UPDATE deliveries SET status = 'dead' WHERE status = 'held'")
     await _run(store, batch=2)
     async with store.connection() as conn:
@@ -153,7 +156,7 @@ async def test_a_canceled_replay_stops_and_what_it_began_goes_on(store: Store) -
     await _dead(store, 4)
     created = await _create(store)
     async with store.transaction() as conn:
-        await replays.advance(conn, batch=2)
+        await rows.step_replay(conn, batch=2)
     async with store.transaction() as conn:
         row = await replays.cancel(conn, created.id)
         assert isinstance(row, ReplayRow)
@@ -170,12 +173,40 @@ async def test_a_canceled_replay_stops_and_what_it_began_goes_on(store: Store) -
 async def test_two_dispatchers_work_on_two_replays_and_never_on_the_same(store: Store) -> None:
     await _dead(store, 4)
     first, second = await _create(store), await _create(store)
-    async with store.transaction() as one:
-        assert await replays.advance(one, batch=1)
-        async with asyncio.timeout(5), store.transaction() as two:
-            locked = await two.fetch("SELECT id FROM replays FOR UPDATE SKIP LOCKED")
-            assert [record["id"] for record in locked] == [second.id]
-    assert (await _get(store, first.id)).replayed == 1
+    async with store.transaction() as conn:
+        await conn.execute("UPDATE replays SET paced_since = paced_since - interval '1 minute'")
+    async with store.transaction() as one, store.transaction() as two:
+        taken = [await replays.take(conn, after=UUID(int=0)) for conn in (one, two)]
+        assert [running and running.id for running in taken] == [first.id, second.id]
+        assert await replays.take(one, after=first.id) is None
+
+
+async def test_a_replay_is_taken_again_when_its_rate_allows_one_more(store: Store) -> None:
+    await _dead(store, 4)
+    slow, fast = await _create(store, max_per_s=0.01), await _create(store, max_per_s=1000)
+
+    async def ready() -> list[UUID]:
+        found, last = [], UUID(int=0)
+        async with store.transaction() as conn:
+            while (running := await replays.take(conn, after=last)) is not None:
+                assert running.now_s - running.since_s >= 1 / running.max_per_s
+                last = running.id
+                found.append(last)
+        return found
+
+    async def is_ready() -> bool:
+        return await ready() == [fast.id]
+
+    await eventually(is_ready)
+    async with store.transaction() as conn:
+        running = await replays.take(conn, after=UUID(int=0))
+        assert running is not None
+        await replays.advance(conn, running, count=2, since_s=running.now_s + 60)
+    assert await ready() == []
+    async with store.transaction() as conn:
+        await conn.execute("UPDATE replays SET paced_since = paced_since - interval '100 s'")
+    assert await ready() == [slow.id, fast.id]
+    assert (await _get(store, fast.id)).replayed == 2
 
 
 async def test_many_dispatchers_at_once_replay_each_delivery_once(store: Store) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pace import RateLimit, allowance, full_at_after_one, wait_s
+from dispatcher.core.pace import RateLimit, allowance, full_at_after_one, replay_step, wait_s
 
 LIMIT = RateLimit(per_s=2, burst=4)
 RATES = st.floats(0.01, 10_000)
@@ -60,3 +60,49 @@ def test_no_window_sees_more_than_the_burst_and_the_rate(
 def test_a_backlog_goes_at_the_whole_rate(per_s: float, burst: int, count: int) -> None:
     times = sent(RateLimit(per_s, burst), [0.0] * count)
     assert times[-1] == pytest.approx(max(0, count - burst) / per_s)
+
+
+@pytest.mark.parametrize(
+    ("max_per_s", "gathered_s", "count", "left_s"),
+    [
+        (50, 0.0, 0, 0.0),
+        (50, 0.25, 12, 0.01),  # what is not a whole one stays
+        (50, 0.02, 1, 0.0),
+        (50, 1.0, 50, 0.0),
+        (50, 3600.0, 50, 0.0),  # a second's worth, however long it stood still
+        (50, -5.0, 0, -5.0),  # a clock that was set back
+        (5000, 1.0, 500, 0.9),  # a whole batch, and the rest is there at once
+        (0.1, 9.9, 0, 9.9),
+        (0.1, 10.0, 1, 0.0),
+        (0.1, 3600.0, 1, 0.0),
+    ],
+)
+def test_a_replay_begins_what_it_has_gathered(max_per_s: float, gathered_s: float, count: int, left_s: float) -> None:
+    step = replay_step(max_per_s, since_s=1000 - gathered_s, now_s=1000, most=500)
+    assert step.count == count
+    assert step.since_s == pytest.approx(1000 - left_s)
+
+
+@given(RATES, st.lists(st.floats(0, 100), min_size=1, max_size=60), st.floats(0.001, 50), st.integers(1, 500))
+def test_no_window_sees_more_of_a_replay_than_a_seconds_worth_and_the_rate(
+    per_s: float, looked_s: list[float], window_s: float, most: int
+) -> None:
+    since_s, begun = 0.0, []
+    for now_s in sorted(looked_s):
+        step = replay_step(per_s, since_s=since_s, now_s=now_s, most=most)
+        since_s = step.since_s
+        begun.append((now_s, step.count))
+    for start, _ in begun:
+        within = sum(count for now_s, count in begun if start <= now_s < start + window_s)
+        assert within <= max(1.0, per_s) + per_s * window_s + 1e-3
+
+
+@given(RATES, st.lists(st.floats(0.001, 0.9), min_size=1, max_size=60))
+def test_a_replay_loses_nothing_by_being_looked_at_often(per_s: float, pauses_s: list[float]) -> None:
+    now_s = since_s = 0.0
+    count = 0
+    for pause_s in pauses_s:
+        now_s += pause_s
+        step = replay_step(per_s, since_s=since_s, now_s=now_s, most=10**6)
+        count, since_s = count + step.count, step.since_s
+    assert count >= per_s * now_s - 1 - 1e-3
