@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from consumer_api import dead_letters, deliveries, events, operations, replays, subscriptions
+from consumer_api import dead_letters, deliveries, events, operations, replays, states, subscriptions
 from consumer_api.context import BROKER, BROKER_SYSTEM, SETTINGS, STORE, TELEMETRY, VAULT
 from consumer_api.middleware import authenticate, bounded, identify
 from infra.broker.base import Broker
@@ -31,6 +31,6 @@ def make_app(
     app[BROKER_SYSTEM] = messaging_system(settings)
     app[VAULT] = vault
     app[TELEMETRY] = telemetry
-    for resource in (operations, subscriptions, events, deliveries, dead_letters, replays):
+    for resource in (operations, subscriptions, states, events, deliveries, dead_letters, replays):
         app.add_routes(resource.routes())
     return app

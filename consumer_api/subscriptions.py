@@ -25,14 +25,9 @@ from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import InvalidInput
 from schemas.ids import SUBSCRIPTION
 from schemas.signatures import format_secret
-from schemas.subscriptions import RateLimitInput, Secret, State, SubscriptionCreate, SubscriptionPatch
+from schemas.subscriptions import RateLimitInput, Secret, SubscriptionCreate, SubscriptionPatch
 
 _SECRET_BYTES = 32
-_STATE_REASONS = {
-    State.ENABLED: None,
-    State.PAUSED: subscriptions.PAUSED_BY_OPERATOR,
-    State.DISABLED: subscriptions.DISABLED_BY_OPERATOR,
-}
 
 
 def routes() -> list[web.RouteDef]:
@@ -171,7 +166,7 @@ def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPat
     if wanted.headers is not None:
         changes["headers"] = seal_headers(request.app[VAULT], wanted.headers)
     if wanted.state is not None and wanted.state != row.state:
-        changes["state_reason"] = _STATE_REASONS[wanted.state]
+        changes["state_reason"] = subscriptions.STATE_REASONS[wanted.state]
     values: dict[str, Any] = changes
     return replace(row, **values)
 

@@ -8,7 +8,7 @@ changed configuration, and dispatchers refresh what they know by reading the row
 import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -25,6 +25,11 @@ from schemas.subscriptions import State
 DELETED = "the subscription was deleted"
 DISABLED_BY_OPERATOR = "disabled by operator"
 PAUSED_BY_OPERATOR = "paused by operator"
+STATE_REASONS: Final = {
+    State.ENABLED: None,
+    State.PAUSED: PAUSED_BY_OPERATOR,
+    State.DISABLED: DISABLED_BY_OPERATOR,
+}
 TEST_TYPE = "hookhare.test"
 TEST_SOURCE = OPERATIONAL_SOURCE
 

@@ -1,0 +1,61 @@
+"""`POST /v1/subscriptions/{id}/pause`, `/resume`, `/enable`, `/disable`: its state, by commands.
+
+The same as a PATCH of `state`, except that pausing and resuming never touch what is disabled: whoever resumes after a
+maintenance does not revive an endpoint that has meanwhile said 410. Each may be repeated; the first reason stays.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from aiohttp import web
+
+from consumer_api.answers import json_answer
+from consumer_api.context import STORE, VAULT
+from consumer_api.errors import conflict
+from consumer_api.outcomes import done
+from consumer_api.presentation import subscription_view
+from consumer_api.reading import path_id
+from consumer_api.sealing import opened
+from infra.store import subscriptions
+from infra.store.subscriptions import STATE_REASONS
+from schemas.ids import SUBSCRIPTION
+from schemas.subscriptions import State
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """The state that it leads to, and whether also from disabled."""
+
+    to: State
+    from_disabled: bool
+
+
+_COMMANDS: Final = {
+    "pause": _Command(State.PAUSED, from_disabled=False),
+    "resume": _Command(State.ENABLED, from_disabled=False),
+    "enable": _Command(State.ENABLED, from_disabled=True),
+    "disable": _Command(State.DISABLED, from_disabled=True),
+}
+
+
+def routes() -> list[web.RouteDef]:
+    one = "/v1/subscriptions/{subscription_id}"
+    return [web.post(f"{one}/{name}", _handler(name, command)) for name, command in _COMMANDS.items()]
+
+
+def _handler(name: str, command: _Command) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        """The subscription in its new state, in force for every event that is published from now on."""
+        subscription_id = path_id(request, SUBSCRIPTION, "subscription_id")
+        async with request.app[STORE].transaction() as conn:
+            row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
+            if row.state == State.DISABLED and not command.from_disabled:
+                raise conflict(f"the subscription is disabled ({row.state_reason}); enable it to {name} it")
+            if row.state != command.to:
+                changed = replace(row, state=command.to, state_reason=STATE_REASONS[command.to])
+                row = await subscriptions.save(conn, changed)
+        return json_answer(subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC))))
+
+    return handle
