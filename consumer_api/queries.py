@@ -181,10 +181,14 @@ class ReplayCreate(_Created):
 
 
 class Recovery(Input):
-    """What to send again to a subscription: what died from `since`, inclusive, to `until`, exclusive, or to now."""
+    """What to send again to a subscription: what died from `since`, inclusive, to `until`, exclusive, or to now.
+
+    `max_per_s` as of a replay.
+    """
 
     since: Moment
     until: Moment | None = None
+    max_per_s: Rate | None = None
 
     def wanted(self, subscription_id: UUID, *, now: datetime, retention: timedelta) -> DeliveryFilter:
         """Its deliveries that died then. Raises InvalidInput for a time of which there is nothing, or no more."""

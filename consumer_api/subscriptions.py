@@ -25,7 +25,7 @@ from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import InvalidInput
 from schemas.ids import SUBSCRIPTION
 from schemas.signatures import format_secret
-from schemas.subscriptions import RateLimitInput, Secret, SubscriptionCreate, SubscriptionPatch
+from schemas.subscriptions import RateLimitInput, Secret, State, SubscriptionCreate, SubscriptionPatch
 
 _SECRET_BYTES = 32
 
@@ -143,13 +143,14 @@ async def recover(request: web.Request) -> web.Response:
     """202 with the replay that sends again what died since a time, be it of an event that came before that."""
     subscription_id = _id(request)
     wanted = await read_json(request, Recovery)
-    now, retention = datetime.now(UTC), timedelta(days=request.app[SETTINGS].retention_days)
-    dead = wanted.wanted(subscription_id, now=now, retention=retention)
+    now, settings = datetime.now(UTC), request.app[SETTINGS]
+    dead = wanted.wanted(subscription_id, now=now, retention=timedelta(days=settings.retention_days))
+    max_per_s = wanted.max_per_s or settings.replay_max_per_s
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.get(conn, subscription_id), "subscription")
         if row.state != State.ENABLED:
             raise conflict(f"the subscription is {row.state}; only an enabled one can recover what failed")
-        replay = await replays.create(conn, replay_id=uuid7(), wanted=dead, now=now)
+        replay = await replays.create(conn, replay_id=uuid7(), wanted=dead, max_per_s=max_per_s, now=now)
     view = replay_view(replay)
     return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
 

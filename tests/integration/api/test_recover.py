@@ -6,7 +6,6 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from infra.store import replays
 from infra.store.store import Store
 from schemas.ids import DELIVERY, SUBSCRIPTION, first_key_at, parse_id, public_id
 from tests.support import rows
@@ -41,7 +40,7 @@ async def _work(store: Store) -> None:
     busy = True
     while busy:
         async with store.transaction() as conn:
-            busy = await replays.advance(conn, batch=2)
+            busy = await rows.step_replay(conn, batch=2)
 
 
 async def _held(api: ApiClient) -> set[UUID]:
