@@ -51,8 +51,9 @@ class Step:
 def replay_step(max_per_s: float, *, since_s: float, now_s: float, most: int) -> Step:
     """The next step of a replay at `max_per_s` that has gathered since `since_s`; of `most` deliveries at most.
 
-    It gathers for a second and no longer, or until it is one delivery's worth: after an outage there is no flood.
+    It gathers for a second and one delivery's time, and no longer: after an outage there is no flood, and a slow one
+    that is looked at a little late loses nothing.
     """
-    since_s = max(since_s, now_s - max(1.0, 1 / max_per_s))
+    since_s = max(since_s, now_s - 1.0 - 1 / max_per_s)
     count = max(0, min(most, math.floor((now_s - since_s) * max_per_s + _EPSILON)))
     return Step(count, since_s + count / max_per_s)
