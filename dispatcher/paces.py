@@ -8,7 +8,7 @@ import asyncio
 from uuid import UUID
 
 from dispatcher.clock import boot_s
-from dispatcher.core.pace import RateLimit, allowance, full_at_after_one, wait_s
+from dispatcher.core.pace import RateLimit, full_at_after_one, turns, wait_s
 from dispatcher.index import Endpoint
 
 
@@ -49,7 +49,9 @@ class Paces:
             return None
         now_s = boot_s()
         full_at_s = self._full_at(endpoint.id, endpoint.limit, now_s)
-        return 0 if full_at_s is None else allowance(endpoint.limit, full_at_s=full_at_s, now_s=now_s + self._ahead_s)
+        if full_at_s is None:
+            return 0
+        return turns(endpoint.limit, full_at_s=full_at_s, now_s=now_s, ahead_s=self._ahead_s)
 
     async def turn(self, endpoint: Endpoint) -> bool:
         """Wait until a request may be sent; False when it is not for this dispatcher to send it."""

@@ -24,10 +24,10 @@ class RateLimit:
         return self.burst / self.per_s
 
 
-def allowance(limit: RateLimit, *, full_at_s: float, now_s: float) -> int:
-    """How many requests may be sent at once at `now_s`."""
-    missing = max(0.0, full_at_s - now_s) * limit.per_s
-    return max(0, math.floor(limit.burst - missing + _EPSILON))
+def turns(limit: RateLimit, *, full_at_s: float, now_s: float, ahead_s: float = 0.0) -> int:
+    """How many requests have their turn from `now_s` until `ahead_s` later: the burst that is left, and the rate."""
+    gained_s = ahead_s - max(0.0, full_at_s - now_s)
+    return max(0, math.floor(limit.burst + gained_s * limit.per_s + _EPSILON))
 
 
 def wait_s(limit: RateLimit, *, full_at_s: float, now_s: float) -> float:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pace import RateLimit, allowance, full_at_after_one, replay_step, wait_s
+from dispatcher.core.pace import RateLimit, full_at_after_one, replay_step, turns, wait_s
 
 LIMIT = RateLimit(per_s=2, burst=4)
 RATES = st.floats(0.01, 10_000)
@@ -24,7 +24,7 @@ BURSTS = st.integers(1, 100)
     ],
 )
 def test_what_may_go_by_how_full_the_bucket_is(full_in_s: float, allowed: int, wait: float) -> None:
-    assert allowance(LIMIT, full_at_s=100 + full_in_s, now_s=100) == allowed
+    assert turns(LIMIT, full_at_s=100 + full_in_s, now_s=100) == allowed
     assert wait_s(LIMIT, full_at_s=100 + full_in_s, now_s=100) == pytest.approx(wait)
 
 
@@ -34,6 +34,21 @@ def test_a_full_bucket_holds_its_burst_however_long_it_rested() -> None:
         assert wait_s(LIMIT, full_at_s=full_at_s, now_s=1e6) == 0
         full_at_s = full_at_after_one(LIMIT, full_at_s=full_at_s, now_s=1e6)
     assert wait_s(LIMIT, full_at_s=full_at_s, now_s=1e6) == pytest.approx(1 / LIMIT.per_s)
+
+
+@given(RATES, BURSTS, st.floats(-10, 10), st.floats(0, 10))
+def test_the_turns_ahead_are_those_that_come_by_then(
+    per_s: float, burst: int, full_in_s: float, ahead_s: float
+) -> None:
+    """Also with a burst of one: a feeder that saw only the burst would go back to the store for each request."""
+    limit = RateLimit(per_s, burst)
+    count = min(200, turns(limit, full_at_s=100 + full_in_s, now_s=100, ahead_s=ahead_s))
+    full_at_s = 100 + full_in_s
+    for _ in range(count):
+        assert wait_s(limit, full_at_s=full_at_s, now_s=100) <= ahead_s + 1e-3
+        full_at_s = full_at_after_one(limit, full_at_s=full_at_s, now_s=100)
+    if count < 200:
+        assert wait_s(limit, full_at_s=full_at_s, now_s=100) > ahead_s - 1e-3
 
 
 def sent(limit: RateLimit, asked_s: list[float]) -> list[float]:
