@@ -25,7 +25,14 @@ from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import InvalidInput
 from schemas.ids import SUBSCRIPTION
 from schemas.signatures import format_secret
-from schemas.subscriptions import RateLimitInput, Secret, State, SubscriptionCreate, SubscriptionPatch
+from schemas.subscriptions import (
+    RateLimitInput,
+    Secret,
+    State,
+    SubscriptionCreate,
+    SubscriptionPatch,
+    write_policy,
+)
 
 _SECRET_BYTES = 32
 
@@ -59,7 +66,7 @@ async def create(request: web.Request) -> web.Response:
             description=wanted.description,
             event_types=list(wanted.event_types),
             timeout_s=wanted.timeout_s,
-            retry_policy=wanted.retry_policy.model_dump(mode="json"),
+            retry_policy=write_policy(wanted.retry_policy),
             headers=seal_headers(vault, wanted.headers),
             secrets=seal_secrets(vault, [Secret(secret)]),
             ordered=wanted.ordered,
@@ -160,7 +167,7 @@ def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPat
     if wanted.event_types is not None:
         changes["event_types"] = list(wanted.event_types)
     if wanted.retry_policy is not None:
-        changes["retry_policy"] = wanted.retry_policy.model_dump(mode="json")
+        changes["retry_policy"] = write_policy(wanted.retry_policy)
     if "rate_limit" in changes:
         del changes["rate_limit"]
         changes |= _rate(wanted.rate_limit)

@@ -9,7 +9,8 @@ from uuid_utils.compat import uuid7
 
 from dispatcher.breakers import Breakers
 from dispatcher.clock import boot_s, wall
-from dispatcher.core.conclude import Held, conclude
+from dispatcher.core.age import expiry, time_left_s
+from dispatcher.core.conclude import Expired, Held, conclude
 from dispatcher.core.liveness import why_not_begin
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
@@ -48,24 +49,39 @@ class Deliverer:
         self._telemetry = telemetry
 
     async def deliver(self, claim: Claim) -> None:
-        """Make one attempt, or hold it if it may not begin. Raises nothing: every claim gets an outcome."""
-        obstacle = await self._wait_for_turn(claim)
-        endpoint = self._index.get(claim.subscription)  # as it is now: a change reaches what waited
-        obstacle = obstacle or self._obstacle(claim, endpoint)
-        if endpoint is None or obstacle is not None:
-            self._settlement.add(Outcome(claim, Held(obstacle or "the subscription was deleted"), None))
+        """Make one attempt, or none if it may not begin. Raises nothing: every claim gets an outcome."""
+        # Before the wait: what is too old takes no turn of a rate limit. After it: it may have become so meanwhile.
+        unsent = self._expiry(claim) or await self._held_back(claim) or self._expiry(claim)
+        endpoint = self._index.get(claim.subscription)
+        if endpoint is None or unsent is not None:
+            self._settlement.add(Outcome(claim, unsent or Held("the subscription was deleted"), None))
             return
         started_at, attempt_id = wall(), uuid7()
         result = await self._post(endpoint, claim, timestamp=int(started_at.timestamp()))
         self._breakers.observe(claim, result)
+        now = wall()
         verdict = conclude(
             result,
             endpoint.policy,
             attempt=claim.held.attempt,
-            now=wall(),
+            now=now,
+            left_s=time_left_s(endpoint.policy, claim.event, cycle=claim.held.cycle, now=now),
             jitter=random.random(),  # noqa: S311
         )
         self._settlement.add(Outcome(claim, verdict, Attempted(attempt_id, started_at, result, endpoint.url)))
+
+    def _expiry(self, claim: Claim) -> Expired | None:
+        """Whether it is too old to be sent. What is paused waits all the same: it expires when its turn comes."""
+        endpoint = self._index.get(claim.subscription)
+        if endpoint is None or endpoint.blocked is not None or endpoint.policy.max_age_s is None:
+            return None
+        return expiry(endpoint.policy, claim.event, cycle=claim.held.cycle, now=wall())
+
+    async def _held_back(self, claim: Claim) -> Held | None:
+        """Wait for its turn, and say why it may not begin then, as its endpoint is by that time."""
+        obstacle = await self._wait_for_turn(claim)
+        obstacle = obstacle or self._obstacle(claim, self._index.get(claim.subscription))
+        return None if obstacle is None else Held(obstacle)
 
     async def _wait_for_turn(self, claim: Claim) -> str | None:
         """Wait as long as the endpoint's pace asks; the obstacle, if it is not ours to send."""

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from dispatcher.clock import wall
-from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
+from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
 from dispatcher.core.settle import Row, Settled, is_awaiting_hint, settle
 from dispatcher.core.streak import Failures, Said, said, tally
 from dispatcher.hints import Hints
@@ -141,7 +141,7 @@ class Settlement:
                     claim.delivery, claim.held.cycle, claim.held.attempt + 1, int(not_before.timestamp() * 1000)
                 )
                 due.append((item, outcome.verdict.delay_s))
-            if isinstance(outcome.verdict, Dead) and result.row.status is Status.DEAD:
+            if isinstance(outcome.verdict, Dead | Expired) and result.row.status is Status.DEAD:
                 dead.append(claim.delivery)
             if isinstance(outcome.verdict, Dead) and outcome.verdict.disables and outcome.attempted is not None:
                 self._streaks.gone(claim.subscription, outcome.attempted.url, outcome.verdict.reason)
@@ -190,9 +190,11 @@ class Settlement:
 
     def _tell(self, outcome: Outcome, *, superseded: bool) -> None:
         """The one wide line of an attempt, and what is counted of it."""
-        if outcome.attempted is None:
-            return
         claim, attempted, verdict = outcome.claim, outcome.attempted, outcome.verdict
+        if isinstance(verdict, Expired):
+            self._tell_of_expiry(claim, verdict, superseded=superseded)
+        if attempted is None:
+            return
         result = attempted.result
         kind = _kind(verdict)
         metrics = self._telemetry.metrics
@@ -216,6 +218,18 @@ class Settlement:
             duration_ms=result.duration_ms,
             **result.timings._asdict(),
             remote_address=result.remote_address,
+        )
+
+    def _tell_of_expiry(self, claim: Claim, verdict: Expired, *, superseded: bool) -> None:
+        log.info(
+            "delivery.expired",
+            delivery_id=public_id(DELIVERY, claim.delivery),
+            event_id=public_id(EVENT, claim.event),
+            subscription_id=public_id(SUBSCRIPTION, claim.subscription),
+            event_type=claim.event_type,
+            attempts=claim.held.attempt - 1,
+            superseded=superseded,
+            reason=verdict.reason,
         )
 
 
@@ -317,6 +331,8 @@ def _kind(verdict: Verdict) -> str:
             return "dead"
         case Held():
             return "held"
+        case Expired():
+            return "expired"
 
 
 def _storable(text: str) -> str:

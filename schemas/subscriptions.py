@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -30,6 +30,7 @@ from schemas.signatures import parse_secret
 
 MAX_DELAY_S: Final = 86_400
 MAX_ATTEMPTS: Final = 50
+MAX_MAX_AGE_S: Final = 30 * 86_400
 MAX_URL_CHARS: Final = 2048
 MAX_PATTERNS: Final = 100
 MAX_HEADERS: Final = 20
@@ -229,26 +230,32 @@ MAX_TIMEOUT_S: Final = 60
 TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=MAX_TIMEOUT_S)]
 Ordered = Annotated[bool, Strict()]
 DelaySeconds = Annotated[float, Strict(), Field(ge=0, le=MAX_DELAY_S, allow_inf_nan=False)]
+MaxAgeSeconds = Annotated[float, Strict(), Field(ge=1, le=MAX_MAX_AGE_S, allow_inf_nan=False)]
 FinalStatuses = Annotated[
     tuple[Annotated[int, Strict(), Field(ge=300, le=599)], ...], Field(max_length=300), AfterValidator(_unique)
 ]
 
 
-class ListPolicy(Input):
+class _Ends(Input):
+    """What ends a delivery before its attempts are used up: an answer's status, and an age (null: none)."""
+
+    final_statuses: FinalStatuses = ()
+    max_age_s: MaxAgeSeconds | None = None
+
+
+class ListPolicy(_Ends):
     """Retry after each of these delays in turn: one more attempt than there are delays."""
 
     delays_s: Annotated[tuple[DelaySeconds, ...], Field(max_length=MAX_ATTEMPTS - 1)]
-    final_statuses: FinalStatuses = ()
 
 
-class ExponentialPolicy(Input):
+class ExponentialPolicy(_Ends):
     """Up to `max_attempts` in all. Delays begin at `initial_delay_s` and grow by `multiplier` up to `max_delay_s`."""
 
     max_attempts: Annotated[int, Strict(), Field(ge=1, le=MAX_ATTEMPTS)]
     initial_delay_s: DelaySeconds
     multiplier: Annotated[float, Strict(), Field(ge=1, le=100, allow_inf_nan=False)]
     max_delay_s: DelaySeconds
-    final_statuses: FinalStatuses = ()
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -293,8 +300,13 @@ _policy_reader: TypeAdapter[RetryPolicy] = TypeAdapter(_AnyPolicy)
 DEFAULT_POLICY: Final = ListPolicy(delays_s=(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
 
 
+def write_policy(policy: RetryPolicy) -> dict[str, Any]:
+    """A policy as it is stored. What is null is left out: a release that does not know the field yet can read it."""
+    return policy.model_dump(mode="json", exclude_none=True)
+
+
 def read_policy(data: object) -> RetryPolicy:
-    """A policy as `model_dump(mode="json")` wrote it to the store."""
+    """A policy as `write_policy` wrote it."""
     return _policy_reader.validate_python(data)
 
 

@@ -39,13 +39,23 @@ class Held:
     reason: str
 
 
-Verdict = Delivered | RetryIn | Dead | Held
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """It was not attempted, and never will be: it is too old."""
+
+    reason: str
+
+
+Verdict = Delivered | RetryIn | Dead | Held | Expired
 
 
 def conclude(
-    result: AttemptResult, policy: RetryPolicy, *, attempt: int, now: datetime, jitter: float
+    result: AttemptResult, policy: RetryPolicy, *, attempt: int, now: datetime, left_s: float | None, jitter: float
 ) -> Delivered | RetryIn | Dead:
-    """Judge the result of attempt number `attempt` (from 1). `jitter` is in [0, 1)."""
+    """Judge the result of attempt number `attempt` (from 1). `jitter` is in [0, 1).
+
+    `left_s`: for how long an attempt may still begin (core.age). A retry that would come later is none.
+    """
     retry_after_s = None
     match result:
         case Answered(status=status) if 200 <= status < 300:
@@ -64,4 +74,6 @@ def conclude(
     delay_s = next_delay_s(policy, attempt=attempt, retry_after_s=retry_after_s, jitter=jitter)
     if delay_s is None:
         return Dead(f"attempts used up ({attempt}); the last: {reason}")
+    if left_s is not None and delay_s > left_s:
+        return Dead(f"expired: the next attempt would come after its policy's max_age_s; the last: {reason}")
     return RetryIn(delay_s, reason)

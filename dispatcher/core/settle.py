@@ -8,7 +8,7 @@ same and the row has not ended. Settling the same verdict again changes nothing.
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
+from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
 from schemas.deliveries import UNFINISHED, Status
 
 
@@ -74,6 +74,8 @@ def _applied(row: Row, claim: Claimed, verdict: Verdict) -> Row:
             return replace(row, status=Status.RETRYING, attempts=claim.attempt, reason=reason, delay_s=delay_s)
         case Dead(reason):
             return replace(row, status=Status.DEAD, attempts=claim.attempt, reason=reason, delay_s=None)
+        case Expired(reason):
+            return replace(row, status=Status.DEAD, reason=reason, delay_s=None)
         case Held(reason):
             return replace(row, status=Status.HELD, reason=reason, delay_s=None)
         case _:

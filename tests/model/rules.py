@@ -42,6 +42,7 @@ OLD_CLAIM_S: Final = TIMES.claim_cap_s
 THREE_ATTEMPTS: Final = ListPolicy(delays_s=(5, 5))
 TWO_ATTEMPTS: Final = ListPolicy(delays_s=(5,))
 ONE_ATTEMPT: Final = ListPolicy(delays_s=())
+GROWING_OLD: Final = ListPolicy(delays_s=(5,), max_age_s=60)
 RESULTS: Final[tuple[AttemptResult, ...]] = (
     Answered(200, b"", None, 1, None),
     NoAnswer(Failure.TIMEOUT, "timeout", 1, None),
@@ -52,7 +53,7 @@ RESULTS: Final[tuple[AttemptResult, ...]] = (
 class Rules:
     """As they are. `replace(RULES, …)` breaks one."""
 
-    policy: RetryPolicy = TWO_ATTEMPTS
+    policy: RetryPolicy = TWO_ATTEMPTS  # with a max_age_s, what waits may grow too old at any moment
     places: int = 3  # how much one dispatcher has in hand: at the bound it takes nothing
 
     # dispatcher.core

@@ -6,7 +6,7 @@ clock would bring about (a retry that is overdue, say) may come about at any mom
 
 from typing import Literal, NamedTuple, TypeVar
 
-from dispatcher.core.conclude import Held, Verdict
+from dispatcher.core.conclude import Expired, Held, Verdict
 from schemas.deliveries import Status
 
 GONE = -1  # an incarnation that crashed: its heartbeat is never renewed
@@ -71,7 +71,7 @@ class Task(NamedTuple):
     @property
     def posting(self) -> bool:
         """Whether its POST has begun and is not committed."""
-        begun = self.phase == "begun" or (self.phase == "outcome" and not isinstance(self.verdict, Held))
+        begun = self.phase == "begun" or (self.phase == "outcome" and not isinstance(self.verdict, Held | Expired))
         return begun and not self.committed
 
 

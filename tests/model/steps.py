@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple
 
-from dispatcher.core.conclude import Held, RetryIn
+from dispatcher.core.conclude import Expired, Held, RetryIn
 from dispatcher.core.gate import Attempt
 from dispatcher.core.settle import Claimed, Settled
 from dispatcher.core.settle import Row as CoreRow
@@ -148,6 +148,9 @@ def delivery(state: State, me: int, task: Task, rules: Rules) -> Iterator[Step]:
     """The check just before a POST; and, be it much later, the POST with its answer."""
     name = f"{NAMES[me]}: {task.delivery}, attempt {task.attempt}"
     if task.phase == "waiting":
+        if rules.policy.max_age_s is not None and task.cycle == 0 and not _blocked(state):
+            expired = task._replace(phase="outcome", verdict=Expired("too old"), lapsed=False)
+            yield Step("progress", f"{name}: too old to begin", state.with_task(me, task, expired))
         obstacle = _blocked(state) or ("the heartbeat lapsed since" if task.lapsed else None)
         obstacle = obstacle or rules.why_not_begin(
             TIMES,
@@ -162,7 +165,7 @@ def delivery(state: State, me: int, task: Task, rules: Rules) -> Iterator[Step]:
             yield Step("progress", f"{name}: does not begin: {obstacle}", state.with_task(me, task, held))
     elif task.phase == "begun":
         for result in RESULTS:
-            verdict = rules.conclude(result, rules.policy, attempt=task.attempt, now=NOW, jitter=0.0)
+            verdict = rules.conclude(result, rules.policy, attempt=task.attempt, now=NOW, left_s=None, jitter=0.0)
             posted = _counting(state, task, +1)
             if isinstance(verdict, RetryIn) and not rules.commits_before_hinting:
                 posted = posted.hinting(task)
@@ -203,7 +206,7 @@ def commit(state: State, task: Task, rules: Rules) -> tuple[State, Settled]:
         state = state._replace(subscription=hold_endpoints(state.subscription))
     letters = rules.insert_dead_letters(after, one.letters) if new != before else one.letters
     recorded = one.recorded
-    if not settled.superseded and not isinstance(task.verdict, Held):
+    if not settled.superseded and not isinstance(task.verdict, Held | Expired):
         recorded |= {task.attempt}
     stored = state.with_delivery(task.delivery, one._replace(row=after, letters=letters, recorded=recorded))
     if task.hit and not task.committed and not settled.superseded and row.fence == task.fence:

@@ -12,13 +12,13 @@ from typing import Any, Final
 import pytest
 
 from dispatcher.core import settle as settling
-from dispatcher.core.conclude import Delivered
+from dispatcher.core.conclude import Dead, Delivered, Expired
 from dispatcher.core.liveness import contradictions
 from dispatcher.core.settle import Claimed, Settled
 from schemas.deliveries import UNFINISHED, Status
 from tests.model import statements as sql
 from tests.model.explore import INTERFERENCES, Exploration, find, walk
-from tests.model.rules import ONE_ATTEMPT, RULES, THREE_ATTEMPTS, TIMES, Rules
+from tests.model.rules import GROWING_OLD, ONE_ATTEMPT, RULES, THREE_ATTEMPTS, TIMES, Rules
 from tests.model.state import Row, State, Subscription, begin
 from tests.model.steps import Kind
 
@@ -54,6 +54,11 @@ def test_two_deliveries_in_strict_order() -> None:
     assert len(Exploration(ORDERED, RULES, interferences=1)) > 3_000
     one_attempt = replace(RULES, policy=ONE_ATTEMPT, places=2)
     assert len(Exploration(ORDERED, one_attempt, interferences=2)) > 10_000
+
+
+def test_what_grows_too_old_to_be_sent() -> None:
+    """It dies without an attempt, and no attempt is counted; a replay of it is sent however old it is."""
+    assert len(Exploration(ONE, replace(RULES, policy=GROWING_OLD), interferences=1)) > 5_000
 
 
 def test_walks_by_chance() -> None:
@@ -137,6 +142,10 @@ def settle_late_successes_of_any_cycle(row: settling.Row, claim: Claimed, verdic
     return settling.settle(row, replace(claim, cycle=row.cycle) if late else claim, verdict)
 
 
+def settle_counting_what_expired(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
+    return settling.settle(row, claim, Dead(verdict.reason) if isinstance(verdict, Expired) else verdict)
+
+
 def hint_whatever_the_fence(row: settling.Row, claim: Claimed) -> bool:
     return settling.is_awaiting_hint(row, replace(claim, fence=row.fence))
 
@@ -205,6 +214,9 @@ LEFT_OUT: Final = {
     "settlement: a matching fence always frees the claim": LeftOut({"settle": settle_keeping_the_claim}, CIRCLE),
     "settlement: the cycle of a late success": LeftOut(
         {"settle": settle_late_successes_of_any_cycle}, "those committed"
+    ),
+    "settlement: what expired was not attempted": LeftOut(
+        {"settle": settle_counting_what_expired, "policy": GROWING_OLD}, "those committed"
     ),
     "settlement: an outcome is kept until it is committed": LeftOut({"keeps_outcomes": False}, TWICE),
     "settlement: commit first, then the hint": LeftOut({"commits_before_hinting": False}, "no work item", UNAIDED),

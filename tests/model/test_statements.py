@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 from uuid_utils.compat import uuid7
 
-from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
+from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
 from dispatcher.core.settle import Claimed
 from dispatcher.core.streak import Thresholds
 from dispatcher.hints import Hints
@@ -447,7 +447,7 @@ async def test_insert_deliveries(house: House, hold: bool) -> None:
     assert seen.rows == house.before.rows | {key: twins.insert_deliveries(hold=hold, me=STEADY)}
 
 
-VERDICTS: Final[tuple[Verdict, ...]] = (Delivered(), RetryIn(60, "no"), Dead("no"), Held("no"))
+VERDICTS: Final[tuple[Verdict, ...]] = (Delivered(), RetryIn(60, "no"), Dead("no"), Held("no"), Expired("no"))
 
 
 @pytest.mark.parametrize("seed", range(3))

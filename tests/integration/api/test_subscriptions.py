@@ -21,7 +21,7 @@ WANTED = {
     "event_types": ["order.#", "*.paid"],
     "description": "orders",
     "headers": {"Authorization": "Bearer s3cret"},
-    "retry_policy": {"delays_s": [5, 60], "final_statuses": [404]},
+    "retry_policy": {"delays_s": [5, 60], "final_statuses": [404], "max_age_s": 86_400},
     "timeout_s": 20,
     "ordered": True,
 }
@@ -59,6 +59,7 @@ async def test_create_fills_what_is_left_out(api: ApiClient) -> None:
     assert (created["tenant"], created["timeout_s"], created["headers"]) == ("default", 15, {})
     assert created["ordered"] is False
     assert len(created["retry_policy"]["delays_s"]) == 9
+    assert created["retry_policy"]["max_age_s"] is None
 
 
 async def test_a_secret_of_ones_own_is_taken(api: ApiClient) -> None:
@@ -181,7 +182,7 @@ async def test_patch_changes_what_is_given_and_keeps_the_rest(api: ApiClient, st
         patched = await api.patch(path, {name: value})
         shown = {"X-New": "[redacted]"} if name == "headers" else value
         if name == "retry_policy":
-            shown = {**value, "final_statuses": []}  # type: ignore[dict-item]
+            shown = {**value, "final_statuses": [], "max_age_s": None}  # type: ignore[dict-item]
         assert patched[name] == shown
         assert {key for key in patched if patched[key] != kept[key]} <= {name, "updated_at"}
         kept = patched
@@ -190,6 +191,21 @@ async def test_patch_changes_what_is_given_and_keeps_the_rest(api: ApiClient, st
     assert orjson.loads(Vault.from_settings(settings).decrypt(stored["headers"])) == {"X-New": "n3w"}
     await api.patch(path, {"headers": {}})
     assert (await _stored(store, created["id"]))["headers"] is None
+
+
+async def test_a_max_age_is_set_and_taken_away_with_its_policy(api: ApiClient, store: Store) -> None:
+    """What is null is not stored: dispatchers of the release before refuse a field that they do not know."""
+    created = await _create(api)
+    path = f"{SUBSCRIPTIONS}/{created['id']}"
+    assert created["retry_policy"]["max_age_s"] == 86_400
+    for none in ({}, {"max_age_s": None}):
+        patched = await api.patch(path, {"retry_policy": {"delays_s": [5]} | none})
+        assert patched["retry_policy"] == {"delays_s": [5], "final_statuses": [], "max_age_s": None}
+        assert (await _stored(store, created["id"]))["retry_policy"] == {"delays_s": [5], "final_statuses": []}
+    patched = await api.patch(path, {"retry_policy": {"delays_s": [5], "max_age_s": 2.5}})
+    assert patched["retry_policy"]["max_age_s"] == 2.5
+    answer = await api.call("PATCH", path, {"retry_policy": {"delays_s": [5], "max_age_s": 0.5}})
+    assert (answer.status, list(answer.fields)) == (400, ["retry_policy.max_age_s"])
 
 
 async def test_what_affects_webhooks_is_stored_with_a_higher_version(api: ApiClient, store: Store) -> None:

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from dispatcher.claims import Claims
 from dispatcher.clock import wall
-from dispatcher.core.conclude import Dead, Delivered, Held, RetryIn, Verdict
+from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
 from dispatcher.lanes import Claim, Lanes
 from dispatcher.settlement import Attempted, Outcome, Settlement
 from infra.broker.base import ToDead, ToWorkAfter
@@ -43,7 +43,7 @@ async def claim(claims: Claims, seed: Seed, lanes: Lanes) -> Claim:
 @pytest.fixture
 def settle(settlement: Settlement, lanes: Lanes) -> Settle:
     async def settle(claim: Claim, verdict: Verdict) -> None:
-        settlement.add(Outcome(claim, verdict, None if isinstance(verdict, Held) else attempted()))
+        settlement.add(Outcome(claim, verdict, None if isinstance(verdict, Held | Expired) else attempted()))
 
         async def done() -> bool:
             return claim.delivery not in lanes.in_hand
@@ -125,6 +125,22 @@ async def test_a_death_leaves_one_dead_letter_that_is_published_and_marked(
 
     async def marked() -> bool:
         return await letters(store, claim.delivery) == [("attempts used up", True)]
+
+    await eventually(marked)
+    assert [sent.to for sent in broker.sent] == [ToDead("delivery")]
+
+
+async def test_what_expired_is_dead_with_a_letter_and_no_attempt_is_counted(
+    settle: Settle, claim: Claim, seed: Seed, store: Store, broker: SilentBroker
+) -> None:
+    await settle(claim, Expired("expired: too old"))
+    row = await seed.row("deliveries", claim.delivery)
+    assert (row["status"], row["attempts"], row["reason"]) == ("dead", 1, "expired: too old")
+    assert (row["claimed_by"], row["next_attempt_at"]) == (None, None)
+    assert await attempts(store, claim.delivery) == []
+
+    async def marked() -> bool:
+        return await letters(store, claim.delivery) == [("expired: too old", True)]
 
     await eventually(marked)
     assert [sent.to for sent in broker.sent] == [ToDead("delivery")]

@@ -23,6 +23,7 @@ from schemas.subscriptions import (
     decode_secrets,
     encode_secrets,
     read_policy,
+    write_policy,
 )
 from tests.unit.schemas.subscription_inputs import EXPONENTIAL, LEAST, NOW, SECRET, create, problems
 
@@ -37,6 +38,9 @@ class TestRetryPolicy:
                 {"delays_s": [1] * 49, "final_statuses": [400, 599]},
                 ListPolicy(delays_s=(1,) * 49, final_statuses=(400, 599)),
             ),
+            ({"delays_s": [], "max_age_s": 1}, ListPolicy(delays_s=(), max_age_s=1)),
+            ({"delays_s": [], "max_age_s": 2_592_000}, ListPolicy(delays_s=(), max_age_s=30 * 86_400)),
+            ({"delays_s": [], "max_age_s": None}, ListPolicy(delays_s=())),
             (EXPONENTIAL, ExponentialPolicy(max_attempts=5, initial_delay_s=1, multiplier=2.5, max_delay_s=60)),
             (
                 EXPONENTIAL | {"max_attempts": 1, "final_statuses": [301]},
@@ -67,6 +71,12 @@ class TestRetryPolicy:
             ({"delays_s": [1], "final_statuses": [200]}, "retry_policy.final_statuses.0", "300"),
             ({"delays_s": [1], "final_statuses": [600]}, "retry_policy.final_statuses.0", "599"),
             ({"delays_s": [1], "final_statuses": [404, 404]}, "retry_policy.final_statuses", "twice"),
+            ({"delays_s": [1], "max_age_s": 0.9}, "retry_policy.max_age_s", "greater than or equal to 1"),
+            ({"delays_s": [1], "max_age_s": 2_592_001}, "retry_policy.max_age_s", "less than or equal to 2592000"),
+            ({"delays_s": [1], "max_age_s": "60"}, "retry_policy.max_age_s", "number"),
+            ({"delays_s": [1], "max_age_s": True}, "retry_policy.max_age_s", "number"),
+            ({"delays_s": [1], "max_age_s": float("nan")}, "retry_policy.max_age_s", "finite"),
+            (EXPONENTIAL | {"max_age_s": 0}, "retry_policy.max_age_s", "greater than or equal to 1"),
             (EXPONENTIAL | {"max_attempts": 0}, "retry_policy.max_attempts", "greater than or equal to 1"),
             (EXPONENTIAL | {"max_attempts": 51}, "retry_policy.max_attempts", "less than or equal to 50"),
             (EXPONENTIAL | {"max_attempts": 2.5}, "retry_policy.max_attempts", "integer"),
@@ -107,9 +117,20 @@ class TestRetryPolicy:
             *(2 * hour_s, 5 * hour_s, 10 * hour_s, 14 * hour_s, 20 * hour_s, 24 * hour_s),
         )
 
-    @pytest.mark.parametrize("policy", [DEFAULT_POLICY, ExponentialPolicy(**EXPONENTIAL, final_statuses=(400,))])
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            DEFAULT_POLICY,
+            ExponentialPolicy(**EXPONENTIAL, final_statuses=(400,)),
+            ListPolicy(delays_s=(5,), max_age_s=0.1 + 1),
+        ],
+    )
     def test_it_comes_back_from_the_store_as_it_went(self, policy: RetryPolicy) -> None:
-        assert read_policy(orjson.loads(orjson.dumps(policy.model_dump(mode="json")))) == policy
+        assert read_policy(orjson.loads(orjson.dumps(write_policy(policy)))) == policy
+
+    def test_a_field_that_is_null_is_not_stored(self) -> None:
+        """Older dispatchers, at work during an upgrade, refuse a field that they do not know."""
+        assert write_policy(ListPolicy(delays_s=(5,))) == {"delays_s": [5], "final_statuses": []}
 
 
 class TestRateLimit:
@@ -164,6 +185,10 @@ class TestCreate:
         with pytest.raises(InvalidInput) as caught:
             read_input(SubscriptionCreate, {name: value for name, value in LEAST.items() if name != missing})
         assert caught.value.problems == (Problem(missing, "is required"),)
+
+    @pytest.mark.parametrize("timeout_s", [1, 60])
+    def test_the_least_and_the_greatest_timeout(self, timeout_s: int) -> None:
+        assert create(timeout_s=timeout_s).timeout_s == timeout_s
 
     @pytest.mark.parametrize("timeout_s", [0, 61, 1.5, "15", True, None, -1])
     def test_bad_timeouts(self, timeout_s: object) -> None:

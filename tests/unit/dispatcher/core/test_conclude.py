@@ -16,8 +16,10 @@ def answered(status: int, retry_after: str | None = None) -> Answered:
     return Answered(status, b"", retry_after, duration_ms=3, remote_address="192.0.2.1")
 
 
-def judge(result: AttemptResult, *, attempt: int = 1) -> Delivered | RetryIn | Dead:
-    return conclude(result, TWO_TRIES, attempt=attempt, now=NOW, jitter=0.0)
+def judge(
+    result: AttemptResult, *, attempt: int = 1, left_s: float | None = None, jitter: float = 0.0
+) -> Delivered | RetryIn | Dead:
+    return conclude(result, TWO_TRIES, attempt=attempt, now=NOW, left_s=left_s, jitter=jitter)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -66,12 +68,51 @@ def test_retry_after_is_honoured_up_to_a_day_and_never_undercut(status: int, hea
     assert verdict.delay_s == delay_s
 
 
+@pytest.mark.parametrize(
+    ("result", "left_s", "jitter", "retried"),
+    [
+        (answered(500), None, 0.0, True),
+        (answered(500), 10.0, 0.0, True),  # then it is just not older
+        (answered(500), 9.999, 0.0, False),
+        (answered(500), 10.0, 0.5, False),  # the jitter takes it beyond
+        (answered(500), -1.0, 0.0, False),
+        (answered(429, "60"), 60.0, 0.0, True),
+        (answered(429, "60"), 59.0, 0.0, False),  # no earlier, for the endpoint asked for it; so not at all
+        (answered(429, "Sat, 31 Jan 2026 12:01:00 GMT"), 59.0, 0.0, False),
+        (NoAnswer(Failure.TIMEOUT, "it hangs", 3, None), 9.0, 0.0, False),
+    ],
+)
+def test_a_retry_that_would_come_after_the_max_age_is_dead_now(
+    result: AttemptResult, left_s: float | None, jitter: float, retried: bool
+) -> None:
+    verdict = judge(result, left_s=left_s, jitter=jitter)
+    if retried:
+        assert isinstance(verdict, RetryIn)
+        return
+    assert isinstance(verdict, Dead)
+    assert verdict.reason.startswith("expired: the next attempt would come after its policy's max_age_s; the last: ")
+    assert not verdict.disables
+
+
+@pytest.mark.parametrize(
+    ("result", "attempt", "verdict"),
+    [
+        (answered(200), 1, Delivered()),  # also an answer that came after the max age
+        (answered(410), 1, Dead("the endpoint answered 410 Gone", disables=True)),
+        (answered(422), 1, Dead("the endpoint answered 422, which its policy names as final")),
+        (answered(500), 2, Dead("attempts used up (2); the last: the endpoint answered 500")),
+    ],
+)
+def test_age_changes_nothing_else(result: AttemptResult, attempt: int, verdict: Delivered | Dead) -> None:
+    assert judge(result, attempt=attempt, left_s=-1.0) == verdict
+
+
 def test_the_default_schedule_is_the_documented_one() -> None:
     hours = 3600.0
     expected = [5, 300, 1800, 2 * hours, 5 * hours, 10 * hours, 14 * hours, 20 * hours, 24 * hours]
     for attempt, delay_s in enumerate(expected, start=1):
         for jitter in (0.0, 0.999):
-            verdict = conclude(answered(500), DEFAULT_POLICY, attempt=attempt, now=NOW, jitter=jitter)
+            verdict = conclude(answered(500), DEFAULT_POLICY, attempt=attempt, now=NOW, left_s=None, jitter=jitter)
             assert isinstance(verdict, RetryIn)
             assert delay_s <= verdict.delay_s < 1.1 * delay_s
-    assert isinstance(conclude(answered(500), DEFAULT_POLICY, attempt=10, now=NOW, jitter=0.0), Dead)
+    assert isinstance(conclude(answered(500), DEFAULT_POLICY, attempt=10, now=NOW, left_s=None, jitter=0.0), Dead)
