@@ -130,7 +130,7 @@ async def _parts(
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with AsyncExitStack() as stack:
         egress = await stack.enter_async_context(open_egress(settings))
-        lanes.start(Deliverer(index, egress, heartbeat, settlement, paces, breakers, telemetry).deliver)
+        lanes.start(Deliverer(index, egress, heartbeat, settlement, paces, breakers, lanes.caps, telemetry).deliver)
         beating = _watch(failed, "heartbeat", heartbeat.run())
         stack.push_async_callback(_cancel, [beating])
         stack.push_async_callback(feeder.release)

@@ -8,9 +8,11 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from dispatcher.breakers import Breakers
+from dispatcher.caps import Caps
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.age import expiry, time_left_s
 from dispatcher.core.conclude import Expired, Held, conclude
+from dispatcher.core.gate import RESTING
 from dispatcher.core.liveness import why_not_begin
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
@@ -38,10 +40,12 @@ class Deliverer:
         settlement: Settlement,
         paces: Paces,
         breakers: Breakers,
+        caps: Caps,
         telemetry: Telemetry,
     ) -> None:
         self._paces = paces
         self._breakers = breakers
+        self._caps = caps
         self._index = index
         self._egress = egress
         self._heartbeat = heartbeat
@@ -57,7 +61,9 @@ class Deliverer:
             self._settlement.add(Outcome(claim, unsent or Held("the subscription was deleted"), None))
             return
         started_at, attempt_id = wall(), uuid7()
+        self._caps.began(claim.subscription, attempt_id)
         result = await self._post(endpoint, claim, timestamp=int(started_at.timestamp()))
+        self._caps.ended(claim.subscription, attempt_id, endpoint.url, result)
         self._breakers.observe(claim, result)
         now = wall()
         verdict = conclude(
@@ -102,6 +108,8 @@ class Deliverer:
             return "its endpoint takes its deliveries in strict order since"
         if self._breakers.refuses(claim):
             return "its endpoint's breaker is open"
+        if self._caps.rests(claim.subscription, endpoint.url):
+            return RESTING.reason
         if self._heartbeat.lapsed_since(claim.claimed_s):
             return "the dispatcher's heartbeat lapsed while it waited"
         return why_not_begin(

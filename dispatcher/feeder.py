@@ -166,7 +166,7 @@ class Feeder:
     def _room(self, endpoint: Endpoint) -> int:
         """How many more of its backlog an endpoint takes now: what its cap leaves, and its pace allows soon."""
         lanes, key = self._lanes, endpoint.id
-        room = lanes.room_of(key)
+        room = lanes.room_of(endpoint)
         if endpoint.ordered:
             room = min(room, 1 - lanes.in_hand_of(key))
         if (probes := self._breakers.room(key, in_hand=lanes.in_hand_of(key))) is not None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from dispatcher.core.gate import FULL, Attempt, Hold, decide, fair_share
+from dispatcher.caps import Caps
+from dispatcher.core.gate import FULL, Attempt, Hold, decide, fair_share, room_left
 from dispatcher.core.settle import Claimed
 from dispatcher.index import Endpoint
 
@@ -66,7 +67,7 @@ class Lanes:
         self.held: set[UUID] = set()  # endpoints whose mode is held, as far as we know
         self.in_hand: dict[UUID, Claim] = {}
         self.on_room: Callable[[UUID], None] = lambda _: None
-        self._max_in_flight = endpoint_max_in_flight
+        self.caps = Caps(most_at_once=endpoint_max_in_flight)
         self._lanes: dict[UUID, _Lane] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
@@ -87,6 +88,7 @@ class Lanes:
             ordered=endpoint.ordered,
             in_hand=self.in_hand_of(endpoint.id),
             free=self.free,
+            cap=self._cap(endpoint),
         )
 
     def in_hand_of(self, subscription: UUID) -> int:
@@ -99,9 +101,9 @@ class Lanes:
         lane = self._lanes.get(subscription)
         return lane.waiting if lane else 0
 
-    def room_of(self, subscription: UUID) -> int:
+    def room_of(self, endpoint: Endpoint) -> int:
         """How many more deliveries this endpoint's backlog may send here."""
-        return max(0, fair_share(self.free) - self.in_hand_of(subscription))
+        return max(0, room_left(in_hand=self.in_hand_of(endpoint.id), free=self.free, cap=self._cap(endpoint)))
 
     def place(self, subscription: UUID, size_bytes: int) -> None:
         """Take a place for a delivery that is about to be claimed."""
@@ -142,11 +144,7 @@ class Lanes:
         """Have a delivery in hand attempted."""
         lane = self._lanes[claim.subscription]
         lane.put(claim)
-        if lane.workers < self._max_in_flight:
-            lane.workers += 1
-            worker = asyncio.create_task(self._work(lane), name="deliver")
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+        self._staff(lane, claim.subscription)
 
     def done(self, claim: Claim) -> None:
         """The outcome is committed."""
@@ -178,11 +176,23 @@ class Lanes:
         if late:
             await asyncio.wait(late)
 
-    async def _work(self, lane: _Lane) -> None:
+    def _cap(self, endpoint: Endpoint) -> int | None:
+        return self.caps.cap(endpoint.id, endpoint.url, share=fair_share(self.free))
+
+    def _staff(self, lane: _Lane, subscription: UUID) -> None:
+        """One more worker, if something waits and one more POST may be under way."""
+        if lane.waiting and lane.workers < self.caps.at_once(subscription):
+            lane.workers += 1
+            worker = asyncio.create_task(self._work(lane, subscription), name="deliver")
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self, lane: _Lane, subscription: UUID) -> None:
         # One task delivers several in a row: a task for each costs more than the hand-over (asyncio, 10 µs).
         assert self._deliver is not None
         try:
-            while lane.waiting:
+            while lane.waiting and lane.workers <= self.caps.at_once(subscription):
                 await self._deliver(lane.next())
+                self._staff(lane, subscription)  # what was too many for it may not be by now
         finally:
             lane.workers -= 1

@@ -20,15 +20,25 @@ HELD = Hold("the endpoint has a backlog")
 PACED = Hold("the endpoint has a rate limit: its backlog is fed at that pace")
 ORDERED = Hold("the endpoint takes its deliveries in strict order: its backlog is fed one at a time")
 FULL = Hold("the endpoint is at its cap")
+RESTING = Hold("the endpoint asked by Retry-After to be left alone")
 
 
-def decide(*, blocked: str | None, held: bool, paced: bool, ordered: bool, in_hand: int, free: int) -> Attempt | Hold:
+def decide(
+    *,
+    blocked: str | None,
+    held: bool,
+    paced: bool,
+    ordered: bool,
+    in_hand: int,
+    free: int,
+    cap: int | None = None,
+) -> Attempt | Hold:
     """Decide for one delivery.
 
     `blocked` says why the subscription may not be delivered to at all (paused, undecryptable); `held` is the
     endpoint's mode; `paced` says that it has a rate limit, and `ordered` that its deliveries go one by one: only who
-    holds its lease can keep either. `in_hand` counts its deliveries in this dispatcher and `free` the places left for
-    everybody.
+    holds its lease can keep either. `in_hand` counts its deliveries in this dispatcher, `free` the places left for
+    everybody, and `cap` is what its own slowness leaves it (`core/cap.py`): None for its whole share, 0 while it rests.
     """
     if blocked is not None:
         return Hold(blocked)
@@ -38,9 +48,17 @@ def decide(*, blocked: str | None, held: bool, paced: bool, ordered: bool, in_ha
         return PACED
     if ordered:
         return ORDERED
-    if in_hand >= fair_share(free):
+    if cap == 0:
+        return RESTING
+    if room_left(in_hand=in_hand, free=free, cap=cap) <= 0:
         return FULL
     return ATTEMPT
+
+
+def room_left(*, in_hand: int, free: int, cap: int | None) -> int:
+    """How many more deliveries an endpoint may have in hand; less than none when its share or its cap has shrunk."""
+    share = fair_share(free)
+    return (share if cap is None else min(share, cap)) - in_hand
 
 
 def fair_share(free: int) -> int:

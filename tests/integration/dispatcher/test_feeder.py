@@ -10,6 +10,7 @@ import pytest
 from dispatcher.breakers import Breakers
 from dispatcher.claims import Claims
 from dispatcher.core.breaker import BreakerPolicy
+from dispatcher.core.gate import fair_share
 from dispatcher.due import room_for_claims
 from dispatcher.feeder import Feeder
 from dispatcher.heartbeat import Heartbeat
@@ -83,7 +84,7 @@ async def test_what_is_being_claimed_has_its_places_already(
     """Work items are claimed at the same time, and the two together may not take more than there is."""
     subscription = await seed.subscription(mode="held")
     await seed.delivery(subscription)
-    places, room = lanes.free, min(lanes.room_of(subscription), room_for_claims(lanes, settings))
+    places, room = lanes.free, min(fair_share(lanes.free), room_for_claims(lanes, settings))
     free: list[int] = []
     with trap(Point(Moment.BEFORE, Step.COMMIT, "CLAIM_HELD"), lambda: free.append(lanes.free)):
         async with running(feeder):

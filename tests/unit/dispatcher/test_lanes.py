@@ -7,8 +7,13 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
+from dispatcher.core.gate import ATTEMPT, FULL, RESTING
 from dispatcher.core.settle import Claimed
+from dispatcher.index import Endpoint
 from dispatcher.lanes import Claim, Lanes
+from schemas.deliveries import Answered
+from schemas.subscriptions import DEFAULT_POLICY
+from tests.support.waiting import eventually
 
 
 def claim(subscription: UUID, data: bytes = b"{}", *, cycle: int = 0) -> Claim:
@@ -71,6 +76,93 @@ async def test_a_live_delivery_overtakes_the_replays_that_wait() -> None:
     answers.set()
     await settle()
     assert begun == [replays[0], *live, *replays[1:]]
+
+
+def endpoint(key: UUID, url: str = "https://example.com/hook") -> Endpoint:
+    return Endpoint(key, "default", url, ("#",), 15, DEFAULT_POLICY, {}, (), None, False, None)
+
+
+def answer(status: int, *, retry_after: str | None = None, took_ms: int = 10) -> Answered:
+    return Answered(status, b"", retry_after, took_ms, None)
+
+
+async def test_an_endpoint_whose_post_gets_no_answer_is_at_its_cap_before_that_ends() -> None:
+    """A quick one beside it has its whole share all the while, and it has its own again once its answers are quick."""
+    lanes = Lanes(max_in_hand=330, max_in_hand_bytes=10_000, endpoint_max_in_flight=8)
+    hanging, quick, url = endpoint(uuid7()), endpoint(uuid7()), "https://example.com/hook"
+    attempts = [uuid7() for _ in range(5)]
+    for attempt in attempts:
+        take(lanes, claim(hanging.id))
+        lanes.caps.began(hanging.id, attempt)
+    assert lanes.gate(hanging, 2) == ATTEMPT
+    assert lanes.room_of(hanging) == 20 - 5
+
+    async def capped() -> bool:
+        return lanes.gate(hanging, 2) == FULL
+
+    await eventually(capped)
+    assert lanes.room_of(hanging) == 0
+    assert (lanes.gate(quick, 2), lanes.room_of(quick)) == (ATTEMPT, 20)
+    for attempt in attempts:
+        lanes.caps.ended(hanging.id, attempt, url, answer(200))
+    assert lanes.gate(hanging, 2) == ATTEMPT
+
+
+async def test_an_endpoint_that_asks_for_less_gets_fewer_posts_at_once_and_more_again_when_it_is_well() -> None:
+    lanes = Lanes(max_in_hand=16_000, max_in_hand_bytes=100_000, endpoint_max_in_flight=8)
+    busy, status = uuid7(), 503
+    under_way: list[int] = []
+    most: list[int] = []
+
+    async def deliver(one: Claim) -> None:
+        attempt = uuid7()
+        lanes.caps.began(busy, attempt)
+        under_way.append(1)
+        most.append(len(under_way))
+        await asyncio.sleep(0.001)
+        under_way.pop()
+        lanes.caps.ended(busy, attempt, "https://example.com/hook", answer(status, took_ms=0))
+
+    async def send(count: int) -> int:
+        most.clear()
+        for _ in range(count):
+            one = claim(busy)
+            take(lanes, one)
+            lanes.submit(one)
+        await eventually(lambda: done(lanes, busy))
+        await lanes.finish(limit_s=10)
+        return max(most[-10:])
+
+    lanes.start(deliver)
+    assert await send(100) == 1
+    assert lanes.room_of(endpoint(busy)) == 0  # 100 in hand: nothing of these was settled
+    status = 200
+    assert await send(400) == 8
+
+
+async def done(lanes: Lanes, subscription: UUID) -> bool:
+    return lanes.waiting_of(subscription) == 0
+
+
+async def test_nothing_is_taken_while_a_retry_after_runs_and_a_new_url_begins_anew() -> None:
+    lanes = Lanes(max_in_hand=320, max_in_hand_bytes=10_000, endpoint_max_in_flight=8)
+    asked, attempt = endpoint(uuid7()), uuid7()
+    lanes.caps.began(asked.id, attempt)
+    lanes.caps.ended(asked.id, attempt, asked.url, answer(429, retry_after="86400"))
+    assert (lanes.gate(asked, 2), lanes.room_of(asked), lanes.caps.rests(asked.id, asked.url)) == (RESTING, 0, True)
+    moved = endpoint(asked.id, "https://example.org/")
+    assert not lanes.caps.rests(moved.id, moved.url)
+    assert (lanes.gate(moved, 2), lanes.room_of(moved)) == (ATTEMPT, 20)
+
+
+async def test_an_endpoint_that_is_well_costs_no_memory() -> None:
+    lanes = Lanes(max_in_hand=320, max_in_hand_bytes=10_000, endpoint_max_in_flight=8)
+    one = endpoint(uuid7())
+    for status, took_ms in [(200, 10), (500, 10), (404, 10), (200, 700)] + [(200, 10)] * 10:
+        attempt = uuid7()
+        lanes.caps.began(one.id, attempt)
+        lanes.caps.ended(one.id, attempt, one.url, answer(status, took_ms=took_ms))
+    assert len(lanes.caps) == 0
 
 
 async def test_places_and_bytes_are_given_back_when_the_outcome_is_committed() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.gate import ATTEMPT, FULL, HELD, ORDERED, PACED, Attempt, Hold, decide
+from dispatcher.core.gate import ATTEMPT, FULL, HELD, ORDERED, PACED, RESTING, Attempt, Hold, decide
 from infra.settings import Settings
 
 
@@ -37,6 +37,22 @@ def test_decide(
 def attempts(*, in_hand: int, free: int) -> bool:
     """Whether nothing but places decides, and there is one."""
     return decide(blocked=None, held=False, paced=False, ordered=False, in_hand=in_hand, free=free) == ATTEMPT
+
+
+@pytest.mark.parametrize(
+    ("cap", "in_hand", "free", "decision"),
+    [
+        (6, 5, 1600, ATTEMPT),
+        (6, 6, 1600, FULL),
+        (1, 0, 16, ATTEMPT),
+        (1, 0, 15, FULL),  # the places are everybody's bound, whatever the cap
+        (500, 6, 100, FULL),
+        (0, 0, 1600, RESTING),
+    ],
+)
+def test_the_cap_of_a_slow_endpoint(cap: int, in_hand: int, free: int, decision: Attempt | Hold) -> None:
+    given = {"blocked": None, "held": False, "paced": False, "ordered": False}
+    assert decide(**given, in_hand=in_hand, free=free, cap=cap) == decision  # type: ignore[arg-type]
 
 
 def fill(places: int, endpoints: int) -> list[int]:
