@@ -14,6 +14,7 @@ from dispatcher import admission as admitting
 from dispatcher.admission import Admission
 from dispatcher.breakers import Breakers
 from dispatcher.burial import Burials
+from dispatcher.caps import Caps
 from dispatcher.claims import Claims
 from dispatcher.delivery import Deliverer
 from dispatcher.heartbeat import Heartbeat
@@ -320,6 +321,15 @@ async def test_what_was_claimed_before_the_switch_and_not_begun_is_held(
     endpoint = index.get(subscription)
     assert endpoint is not None
     breakers = Breakers(POLICY, telemetry)
-    deliverer = Deliverer(index, cast(Any, None), heartbeat, cast(Any, None), Paces(ahead_s=0.5), breakers, telemetry)
+    deliverer = Deliverer(
+        index,
+        cast(Any, None),
+        heartbeat,
+        cast(Any, None),
+        Paces(ahead_s=0.5),
+        breakers,
+        Caps(most_at_once=1),
+        telemetry,
+    )
     obstacle = deliverer._obstacle(claim, replace(endpoint, ordered=True))
     assert (obstacle is None) == in_order
