@@ -177,7 +177,7 @@ async def test_the_order_of_publish_outlives_who_admits(
             await eventually(taken_over, deadline_s=60)
             first.resume()
             await publisher.publish_many([NewEvent("order.created", {"n": n}) for n in range(1000, 1100)])
-        await system.settled({"delivered": 1100}, deadline_s=120)
+        await system.settled({"delivered": 1100}, deadline_s=300)  # one after the other
     rows = await system.fetch(
         "SELECT e.data FROM deliveries AS d JOIN events AS e ON e.id = d.event_id ORDER BY d.ordinal"
     )

@@ -1,7 +1,8 @@
 """Admission in order: who has the role, and that nobody else admits. Each clause taken away in turn."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -9,12 +10,13 @@ from uuid import UUID
 import pytest
 
 from dispatcher.admission import Admission, GivenBack
+from dispatcher.admission_in_order import admit_in_order
 from dispatcher.burial import Burials
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
 from dispatcher.lanes import Lanes
 from dispatcher.roles import Name, Role, RoleLost
-from infra.broker.base import Broker, Received
+from infra.broker.base import Broker, Queue, Received
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.store import Store
@@ -23,6 +25,7 @@ from schemas.messages import Message
 from tests.integration.dispatcher.times import TIMES
 from tests.support.seed import Seed
 from tests.support.silent_broker import SilentBroker
+from tests.support.waiting import eventually
 
 LIVENESS_S = TIMES.liveness_s
 
@@ -171,3 +174,45 @@ async def test_an_event_that_cannot_be_admitted_takes_all_that_is_in_hand_back_w
     with pytest.raises(GivenBack):
         await admission._admit_all(cast(Any, consumer), incoming)
     assert consumer.released == 0
+
+
+class Idle:
+    """A broker with nothing to consume, and whether somebody does."""
+
+    def __init__(self) -> None:
+        self.consumed = False
+
+    @asynccontextmanager
+    async def consume(self, queue: Queue, *, prefetch: int, in_order: bool) -> AsyncIterator["Idle"]:
+        assert (queue, prefetch, in_order) == (Queue.EVENTS, 10, True)
+        self.consumed = True
+        try:
+            yield self
+        finally:
+            self.consumed = False
+
+    async def receive(self, _: int) -> Sequence[Received]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def is_consumed(self) -> bool:
+        return self.consumed
+
+    async def is_left(self) -> bool:
+        return not self.consumed
+
+
+async def test_it_is_consumed_while_the_role_is_ours_and_given_up_at_the_end(
+    admission: Admission, role: Role, store: Store, seed: Seed
+) -> None:
+    """Whoever has messages in hand, and not the right to admit them, keeps the next one waiting."""
+    broker = Idle()
+    running = asyncio.create_task(admit_in_order(admission, role, cast(Broker, broker), prefetch=10))
+    await eventually(broker.is_consumed)
+    await hand_to(store, await seed.dispatcher())
+    await eventually(broker.is_left)
+    await hand_to(store, None)
+    await eventually(broker.is_consumed)
+    running.cancel()
+    await asyncio.wait({running})
+    assert await holder(store) is None
