@@ -3,12 +3,16 @@
 import asyncio
 from uuid import UUID
 
+import orjson
 import pytest
 
 from dispatcher.claims import Claims
 from dispatcher.heartbeat import Heartbeat
+from infra.store import statements as sql
 from infra.store.store import Store
+from schemas.ids import SUBSCRIPTION, public_id
 from schemas.work import WorkItem
+from tests.support.backlog import add_deliveries
 from tests.support.seed import Seed
 
 
@@ -125,3 +129,31 @@ async def test_own_claims_that_are_not_in_hand_are_found(claims: Claims, retryin
     assert [lost.held for lost in await claims.lost(set(), age_s=0)] == [claim.held]
     assert await claims.lost({retrying}, age_s=0) == []
     assert await claims.lost(set(), age_s=60) == []
+
+
+async def test_a_claim_costs_the_same_however_long_the_backlog_is(
+    database_url: str, seed: Seed, store: Store, heartbeat: Heartbeat
+) -> None:
+    """One of 20,000 is claimed without reading the others."""
+    subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
+    await add_deliveries(database_url, public_id(SUBSCRIPTION, subscription), 20_000)
+    async with store.connection() as connection:
+        await connection.execute("ANALYZE deliveries")
+        pages = await connection.fetchval("SELECT max(relpages) FROM pg_class WHERE relname LIKE 'deliveries\\_2%'")
+        (plan,) = orjson.loads(
+            await connection.fetchval(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql.CLAIM_HELD}",
+                heartbeat.incarnation,
+                60.0,
+                [subscription],
+                [1],
+            )
+        )
+    read = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
+    assert (await _claimed(store)) == 1
+    assert read < pages / 2
+
+
+async def _claimed(store: Store) -> int:
+    async with store.connection() as connection:
+        return int(await connection.fetchval("SELECT count(*) FROM deliveries WHERE claimed_by IS NOT NULL"))
