@@ -82,7 +82,7 @@ class Streaks:
             endings, self._endings = self._endings, {}
             for (subscription, url), ending in endings.items():
                 await self._disable(subscription, url, ending)
-            if self._stopping.is_set() and not self._failures:
+            if self._stopping.is_set() and not (self._failures or self._endings):
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period_s):

@@ -21,7 +21,6 @@ NO_LIMITS = {
     "breaker_min_attempts",
     "breaker_window_s",
     "broker_lease_s",
-    "disable_after_s",
     "failing_after_s",
     "feeder_period_s",
     "heartbeat_s",
