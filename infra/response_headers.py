@@ -7,8 +7,6 @@ is cut, and holds nothing afterwards that a terminal, a log or PostgreSQL would 
 from collections.abc import Mapping
 from typing import Final
 
-from multidict import istr
-
 KEPT: Final = (
     *("content-encoding", "content-length", "content-type", "date", "location", "retry-after", "server"),
     # Who answered in the endpoint's place, and what its own operators look the request up by.
@@ -16,14 +14,12 @@ KEPT: Final = (
 )
 MAX_VALUE_CHARS: Final = 256
 
-_LOOKED_FOR: Final = tuple((name, istr(name)) for name in KEPT)  # an istr is not folded at each look-up
-
 
 def selected(headers: Mapping[str, str]) -> dict[str, str]:
     """Those of `headers` (case-insensitive) that are kept, by lower-case name; of a repeated one the first."""
     kept = {}
-    for name, folded in _LOOKED_FOR:
-        value = headers.get(folded)
+    for name in KEPT:
+        value = headers.get(name)
         if value is not None:
             kept[name] = value if len(value) <= MAX_VALUE_CHARS and value.isprintable() else _fit(value)
     return kept
