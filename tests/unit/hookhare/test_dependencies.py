@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[3]
 PACKAGES = ("hookhare", "consumer_api", "dispatcher", "producer", "infra", "schemas")
 # Parts of a declared package that are distributions of their own, which it pins itself.
 BROUGHT_BY = {
-    "multidict": "aiohttp",
     "pamqp": "aio-pika",
     "prometheus-client": "opentelemetry-exporter-prometheus",
     "pydantic-core": "pydantic",
