@@ -12,7 +12,7 @@ SETTING = re.compile(r"`([a-z_]+)` ([\d.]+)")
 NAME = re.compile(r"`([^`]+)`")
 
 # Limits of each subscription, which its owner sets.
-OF_A_SUBSCRIPTION = {"rate_limit", "timeout_s"}
+OF_A_SUBSCRIPTION = {"ordered", "rate_limit", "timeout_s"}
 # Settings with a unit that are how often something is done, or how something is judged, and bound nothing.
 NO_LIMITS = {
     "begin_margin_s",
