@@ -19,9 +19,9 @@ from tests.support.hostile import Hostile, Script, connections_end, hostile
 
 KEEP_BYTES: Final = 64
 SETTINGS = read_settings(egress_allow="127.0.0.0/8", response_keep_bytes=KEEP_BYTES)
-DEADLINE_S: Final = 0.4
+DEADLINE_S: Final = 1.0
 # Slack for a busy machine. What does not keep to its deadline hangs for good, or for many seconds.
-LATE_S: Final = 1.0
+LATE_S: Final = 3.0
 # What fits into the kernel's buffers on both sides, and what was read before it was noticed.
 UNREAD_BYTES: Final = 12_000_000
 
@@ -40,9 +40,9 @@ async def meet(script: Script, *, body: bytes = b"{}") -> tuple[AttemptResult, H
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        (scripts.accepts_and_hangs, "no answer came from 127.0.0.1:{port} within 0.4 s"),
-        (scripts.drips_its_head, "no answer came from 127.0.0.1:{port} within 0.4 s"),
-        (scripts.drips_its_body, "the answer (status 200) did not end within 0.4 s"),
+        (scripts.accepts_and_hangs, "no answer came from 127.0.0.1:{port} within 1 s"),
+        (scripts.drips_its_head, "no answer came from 127.0.0.1:{port} within 1 s"),
+        (scripts.drips_its_body, "the answer (status 200) did not end within 1 s"),
     ],
 )
 async def test_who_is_slow_is_left_at_the_deadline(script: Script, told: str) -> None:
