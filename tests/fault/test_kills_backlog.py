@@ -36,20 +36,30 @@ BEATING = around(Step.COMMIT, "RENEW_HEARTBEAT", nth=2)
 
 # Statements that no kill is aimed at, and why. Those of the API are in the API's process, and commit or do not.
 EXCUSED = {
-    "commit with one that is aimed at": "ACK CLAIM END HOLD_SUBSCRIPTIONS INSERT_EVENTS TAKE_EVENT_KEYS "
+    "commit with one that is aimed at": "ACK CLAIM DRAW_ORDINALS END HOLD_SUBSCRIPTIONS INSERT_EVENTS TAKE_EVENT_KEYS "
     "MARK_DEAD_LETTERS_REPLAYED MARK_TOLD NOTIFY RELEASE RENEW REPLAY SETTLE STILL_MINE STORE TELL TELL_DEATHS",
     "only read or lock": "ADMISSION_VIEW BACKLOG_VIEW CLAIMS_OF ENABLED_AT EVENTS_OF_CLAIMS FAILING_AMONG "
     "HELD_ENDPOINTS LOCK_DELIVERIES LOCK_ENABLED_SUBSCRIPTIONS LOCK_ENDPOINTS LOCK_LEASES LOCK_REPLAYABLE "
     "LOCK_SUBSCRIPTION_OF LOCK_UNFINISHED PAST_RETENTION STREAK TAKE TAKE_UNPUBLISHED UNPUBLISHED_DEAD_LETTERS",
     "of the API": "CANCEL DELETE GET INSERT INSERT_TEST_DELIVERY INSERT_TEST_EVENT RETRY SAVE",
     "ends sessions, each by itself": "END_STALLED_SESSIONS",
+    "of admission in order, of which tests/e2e/test_order.py kills who does it": "ALONE ALONE_IN_ORDER BECOME_SOLE "
+    "END_SOLE FREE_DEAD_ROLES GIVE_UP_ROLE HAS_ROLE SHARE_ROLE SOLE TAKE_OVER TAKE_ROLE",
     "deletes what is past its time, again at the next run": "FORGET_DEAD_LETTERS FORGET_REPLAYS FORGET_DISPATCHERS",
     "no statements": "AMONG_PICKED CANCELED_BY_OPERATOR COLUMNS DELETED DISABLED_BY_OPERATOR FRESH MAY_JUDGE "
     "PACED_ANEW PAUSED_BY_OPERATOR doc__",
 }
 
+IN_ORDER = around(Step.COMMIT, "CLAIM_IN_ORDER")
 BLIND: dict[str, Any] = {"reconcile_period_s": 3600}  # for what the dead leave, so that it is still there
 PACED = {"rate_limit": {"requests_per_s": 1000, "burst": 1000}}  # so it is held from the first event on
+
+
+async def test_strict_order(chain: Chain, api: Api, receiver: Receiver) -> None:
+    hook = receiver.url("/hook")
+    await api.subscribe(hook, ordered=True)
+    await chain.kill_at(IN_ORDER, lambda: chain.publish(hook, count=2))
+    await chain.finish()
 
 
 async def test_the_gate_says_hold(chain: Chain, api: Api, receiver: Receiver) -> None:
