@@ -12,12 +12,11 @@ from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import Api, DispatcherProcess, System
 from tests.support.waiting import eventually
 
-HANGING, EVENTS = 150, 10  # so many endpoints, so many events for each
-LATER, LATER_EVENTS = 40, 3  # that begin to hang when the others do
+HANGING, EVENTS = 110, 9  # so many endpoints, so many events for each
+LATER, LATER_EVENTS = 40, 4  # that begin to hang when the others do
 ALL = HANGING * EVENTS + LATER * LATER_EVENTS
 PLACES = 320  # of each dispatcher: a third of the events would fill them
-WAVES = 5  # the first events, each only when those before are old: by then who hangs is known, or held
-OLD_S = 1.2  # of a POST, in seconds: its endpoint's cap is low by then
+OLD_S = 1.5  # of a POST, in seconds, before the next events come: its endpoint's cap is low by then
 WELL, WELL_EVENTS = 20, 5
 
 
@@ -37,14 +36,14 @@ async def test_endpoints_that_hang_leave_places_for_the_others_in_three_dispatch
         publisher = await stack.enter_async_context(system.publisher())
         for n in range(1, EVENTS + 1):
             await publish(publisher, "hangs", range(HANGING))
-            old_s = OLD_S if n <= WAVES else 0.0
-            await eventually(partial(all_hang, system, receiver, n * HANGING, old_s=old_s), deadline_s=90)
-        for _ in range(LATER_EVENTS):
+            await eventually(partial(all_hang, system, receiver, n * HANGING), deadline_s=60)
+        for n in range(1, LATER_EVENTS + 1):
             await publish(publisher, "hangs", range(HANGING, HANGING + LATER))
-        await eventually(partial(all_hang, system, receiver, ALL), deadline_s=90)
+            events = HANGING * EVENTS + n * LATER
+            await eventually(partial(all_hang, system, receiver, events), deadline_s=60)
         for _ in range(WELL_EVENTS):
             await publish(publisher, "well", range(WELL))
-        await receiver.wait_for(WELL * WELL_EVENTS, path="/well", deadline_s=90)
+        await receiver.wait_for(WELL * WELL_EVENTS, path="/well", deadline_s=30)
         assert receiver.behaviour("/hangs").in_flight == len(receiver.to("/hangs")) >= HANGING  # none has ended
         hang.set()
         await system.settled({"delivered": ALL + WELL * WELL_EVENTS}, deadline_s=90)
@@ -56,11 +55,11 @@ async def publish(publisher: EventPublisher, name: str, numbers: range) -> None:
     await asyncio.gather(*(publisher.publish(f"{name}.n{number}", {}) for number in order))
 
 
-async def all_hang(system: System, receiver: Receiver, events: int, *, old_s: float = 0.0) -> bool:
-    """Whether so many events are admitted, and what is in hand of them has been waiting for its answer for so long."""
+async def all_hang(system: System, receiver: Receiver, events: int) -> bool:
+    """Whether so many events are admitted, and what is in hand of them has been waiting for its answer for a while."""
     row = await system.fetch("SELECT count(*) AS stored, count(claimed_by) AS in_hand FROM deliveries")
     came = receiver.to("/hangs")
-    return row[0]["stored"] == events and len(came) == row[0]["in_hand"] and came[-1].at_s < monotonic() - old_s
+    return row[0]["stored"] == events and len(came) == row[0]["in_hand"] and came[-1].at_s < monotonic() - OLD_S
 
 
 async def test_while_a_retry_after_runs_nothing_else_begins_and_no_attempt_is_spent(
