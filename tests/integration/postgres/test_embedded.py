@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 DEADLINE_S = 60
 
 USE = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from infra.embedded import open_embedded_postgres
 
@@ -37,6 +37,7 @@ async def main():
         print(dsn, flush=True)
         await told.readline()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs in the background ignores it
 asyncio.run(main())
 """
 
