@@ -6,7 +6,7 @@ published is left to the reconciler.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import perf_counter
@@ -21,7 +21,7 @@ from dispatcher.core.settle import Row, Settled, is_awaiting_hint, settle
 from dispatcher.core.streak import Failures, Said, said, tally
 from dispatcher.hints import Hints
 from dispatcher.lanes import Claim, Lanes
-from dispatcher.streaks import Streaks, end_streaks, failing_among
+from dispatcher.streaks import Streaks, end_streaks
 from infra.broker.ladder import rung_ms
 from infra.store import deliveries
 from infra.store import statements as sql
@@ -111,7 +111,7 @@ class Settlement:
         while True:
             began = perf_counter()
             try:
-                settled = await self._commit(batch)
+                settled, failing = await self._commit(batch)
                 break
             except StoreError as error:
                 log.warning("settlement.retry", outcomes=len(batch), error=str(error))
@@ -127,6 +127,7 @@ class Settlement:
                     await self._settle([outcome])
                 return
         self._telemetry.metrics.settle_s.record(perf_counter() - began)
+        self._streaks.end(failing)
         self._conclude(batch, settled)
 
     def _conclude(self, batch: Sequence[Outcome], settled: Sequence[Settled]) -> None:
@@ -151,9 +152,10 @@ class Settlement:
             self._tell(outcome, superseded=result.superseded)
         self._hints.publish(due, dead)
 
-    async def _commit(self, batch: Sequence[Outcome]) -> list[Settled]:
+    async def _commit(self, batch: Sequence[Outcome]) -> tuple[list[Settled], Collection[Target]]:
+        """What became of each, and the endpoints whose streaks are still to be ended."""
         async with self._store.transaction() as connection:
-            await _write_endpoints(connection, batch)
+            failing = await _write_endpoints(connection, batch)
             ids = sorted({outcome.claim.delivery for outcome in batch})
             rows = {
                 record["id"]: Row(
@@ -175,7 +177,7 @@ class Settlement:
                 settled.append(result)
             await _write_rows(connection, {key: row for key, row in rows.items() if row != before[key]})
             await self._write_attempts(connection, batch, settled)
-            return settled
+            return settled, failing
 
     async def _write_attempts(
         self, connection: asyncpg.Connection, batch: Sequence[Outcome], settled: Sequence[Settled]
@@ -237,22 +239,19 @@ class Settlement:
 _GONE = Row(Status.CANCELED, cycle=-1, attempts=0, fence=-1, claimed=False)
 
 
-async def _write_endpoints(connection: asyncpg.Connection, batch: Sequence[Outcome]) -> None:
+async def _write_endpoints(connection: asyncpg.Connection, batch: Sequence[Outcome]) -> Collection[Target]:
     """Hold the endpoints of what is held, and end the streaks of those that took something. First, to keep the order
-    of locks; all of them at once, because they are locked in order of id."""
-    held = {outcome.claim.subscription for outcome in batch if isinstance(outcome.verdict, Held)}
+    of locks. Returned are those whose streaks are still to be ended."""
+    held = sorted({outcome.claim.subscription for outcome in batch if isinstance(outcome.verdict, Held)})
+    if held:
+        await connection.execute(sql.LOCK_ENDPOINTS, held)
+        await connection.execute(sql.HOLD_ENDPOINTS, held)
     delivered = {
         (outcome.claim.subscription, outcome.attempted.url)
         for outcome in batch
         if isinstance(outcome.verdict, Delivered) and outcome.attempted is not None
     }
-    recovered = await failing_among(connection, delivered)
-    if held or recovered:
-        await connection.execute(sql.LOCK_ENDPOINTS, sorted(held | {subscription for subscription, _ in recovered}))
-    if held:
-        await connection.execute(sql.HOLD_ENDPOINTS, sorted(held))
-    if recovered:
-        await end_streaks(connection, recovered)
+    return await end_streaks(connection, delivered)
 
 
 async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> None:

@@ -1,17 +1,19 @@
 """Streaks: endpoints that nothing is delivered to any more are told of, and in the end their subscriptions disabled.
 
-A success ends a streak in the transaction that commits it (`end_streaks`): one that got lost would accuse an endpoint
-that is well. Failures are added up here and written a moment later, in a transaction of their own. In the settlement's,
+A success ends a streak in the transaction that commits it, if nobody has the endpoint's row just now: one that got lost
+would accuse an endpoint that is well. If somebody has it, maybe a dispatcher that stands still, the streak is ended a
+moment later, in a transaction of its own. Failures are added up here and written like that, too. In the settlement's,
 every dispatcher's group commit would wait for the row of an endpoint that fails, and with it the outcomes of all
 others; and one that got lost with its dispatcher only makes the streak seem shorter. So a streak's count is a lower
-bound. Its beginning may come before the last success by as long as a count takes to be written, and no longer.
+bound. Its beginning may come before the last success by as long as a count takes to be written, and no longer; but for
+a success that finds the row taken, in a dispatcher that dies in that moment.
 
 Disabling waits for every admission under way, so it is not done in the settlement either. If the dispatcher dies before
 it, the next failure of that subscription asks for it again.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,6 +48,7 @@ class Streaks:
         self._store = store
         self._thresholds = thresholds
         self._period_s = period_s
+        self._ended: set[Target] = set()
         self._failures: dict[Target, Failures] = {}
         self._endings: dict[Target, _Ending] = {}
         self._wake = asyncio.Event()
@@ -59,6 +62,12 @@ class Streaks:
             before = self._failures.get(target)
             self._failures[target] = failures if before is None else before.and_then(failures)
         if attempts.failures:
+            self._wake.set()
+
+    def end(self, delivered: Collection[Target]) -> None:
+        """End the streaks of these: something was delivered, and the settlement found their rows taken."""
+        if delivered:
+            self._ended.update(delivered)
             self._wake.set()
 
     def gone(self, subscription: UUID, url: str, reason: str) -> None:
@@ -76,17 +85,29 @@ class Streaks:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._ended:
+                ended, self._ended = self._ended, set()
+                await self._end(ended)
             if self._failures:
                 failures, self._failures = self._failures, {}
                 await self._count(failures)
             endings, self._endings = self._endings, {}
             for (subscription, url), ending in endings.items():
                 await self._disable(subscription, url, ending)
-            if self._stopping.is_set() and not (self._failures or self._endings):
+            if self._stopping.is_set() and not (self._ended or self._failures or self._endings):
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period_s):
                     await self._stopping.wait()
+
+    async def _end(self, delivered: Collection[Target]) -> None:
+        try:
+            async with self._store.transaction() as connection:
+                await end_streaks(connection, delivered, wait=True)
+        except StoreError as error:
+            log.warning("streaks.not_ended", subscriptions=len(delivered), error=str(error))
+            if not self._stopping.is_set():
+                self.end(delivered)
 
     async def _count(self, failures: Mapping[Target, Failures]) -> None:
         try:
@@ -129,22 +150,20 @@ class Streaks:
                 log.warning("subscription.disabled", subscription_id=shown, reason=ending.reason)
 
 
-async def failing_among(connection: asyncpg.Connection, delivered: Iterable[Target]) -> list[Target]:
-    """Those of these targets whose subscriptions have a streak."""
-    targets = list(delivered)
-    if not targets:
-        return []
-    failing = await streaks.failing_among(connection, sorted({subscription for subscription, _ in targets}))
-    return [target for target in targets if target[0] in failing]
-
-
-async def end_streaks(connection: asyncpg.Connection, delivered: Sequence[Target]) -> None:
-    """End the streaks of these, whose rows are locked, and tell of those that were told of."""
-    for row in await streaks.end(connection, delivered):
+async def end_streaks(
+    connection: asyncpg.Connection, delivered: Collection[Target], *, wait: bool = False
+) -> Collection[Target]:
+    """End the streaks of these that have one, and tell of those that were told of; those whose rows somebody has are
+    waited for, or left and returned."""
+    if not delivered or not (failing := await streaks.failing_among(connection, {key for key, _ in delivered})):
+        return ()
+    locked = await streaks.lock(connection, failing, wait=wait)
+    for row in await streaks.end(connection, [target for target in delivered if target[0] in locked]):
         if row.told:
             streak = operational.streak_data(row.failing_since, row.failures)
             await operational.tell(connection, OperationalType.RECOVERED, row.id, streak)
             log.info("subscription.recovered", subscription_id=public_id(SUBSCRIPTION, row.id), failures=row.failures)
+    return [target for target in delivered if target[0] in failing - locked]
 
 
 def _too_long(row: StreakRow, last: str) -> str:

@@ -5,7 +5,7 @@ what an attempt at another URL says is passed over here. Its time runs by the da
 failure was counted.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -18,6 +18,8 @@ Target = tuple[UUID, str]  # a subscription, and the URL that it had
 
 # By a partial index, which is nearly empty: for a batch of endpoints that are well, this costs a round trip.
 _FAILING_AMONG = "SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]) AND failing_since IS NOT NULL"
+
+_LOCK_FREE = "SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]) FOR NO KEY UPDATE SKIP LOCKED"
 
 # $1…$3 arrays: subscription, URL, failures.
 _COUNT_FAILURES = """
@@ -54,9 +56,15 @@ class StreakRow:
     age_s: float
 
 
-async def failing_among(conn: asyncpg.Connection, subscriptions: Sequence[UUID]) -> set[UUID]:
+async def failing_among(conn: asyncpg.Connection, subscriptions: Collection[UUID]) -> set[UUID]:
     """Those that have a streak. Not locked: one that another transaction begins just now is not seen."""
-    return {record["id"] for record in await conn.fetch(_FAILING_AMONG, subscriptions)}
+    return {record["id"] for record in await conn.fetch(_FAILING_AMONG, sorted(subscriptions))}
+
+
+async def lock(conn: asyncpg.Connection, subscriptions: Collection[UUID], *, wait: bool) -> set[UUID]:
+    """Lock the rows of these for `end`; without `wait`, those of them that nobody has. Which were locked."""
+    statement = LOCK_ENDPOINTS if wait else _LOCK_FREE
+    return {record["id"] for record in await conn.fetch(statement, sorted(subscriptions))}
 
 
 async def count(conn: asyncpg.Connection, failures: Mapping[Target, int]) -> list[StreakRow]:
