@@ -107,6 +107,7 @@ async def _parts(
         max_in_hand=settings.max_in_hand,
         max_in_hand_bytes=settings.max_in_hand_bytes,
         endpoint_max_in_flight=settings.endpoint_max_in_flight,
+        first_in_flight=settings.breaker_timeouts,  # if all of them time out, that says enough
     )
     hints = Hints(broker, store, telemetry, timeout_s=settings.broker_timeout_s, batch_rows=settings.batch_rows)
     streaks = Streaks(store, _thresholds(settings), period_s=settings.feeder_period_s)

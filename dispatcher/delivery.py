@@ -21,7 +21,7 @@ from dispatcher.paces import Paces
 from dispatcher.settlement import Attempted, Outcome, Settlement
 from infra.egress import Egress
 from infra.telemetry import Telemetry
-from schemas.deliveries import AttemptResult, Failure, NoAnswer
+from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from schemas.events import webhook_body
 from schemas.ids import DELIVERY, EVENT, public_id
 from schemas.signatures import sign
@@ -52,14 +52,15 @@ class Deliverer:
         self._settlement = settlement
         self._telemetry = telemetry
 
-    async def deliver(self, claim: Claim) -> None:
-        """Make one attempt, or none if it may not begin. Raises nothing: every claim gets an outcome."""
+    async def deliver(self, claim: Claim) -> bool:
+        """Make one attempt, or none if it may not begin; whether the endpoint answered. Raises nothing: every claim
+        gets an outcome."""
         # Before the wait: what is too old takes no turn of a rate limit. After it: it may have become so meanwhile.
         unsent = self._expiry(claim) or await self._held_back(claim) or self._expiry(claim)
         endpoint = self._index.get(claim.subscription)
         if endpoint is None or unsent is not None:
             self._settlement.add(Outcome(claim, unsent or Held("the subscription was deleted"), None))
-            return
+            return False
         started_at, attempt_id = wall(), uuid7()
         self._caps.began(claim.subscription, attempt_id)
         result = await self._post(endpoint, claim, timestamp=int(started_at.timestamp()))
@@ -75,6 +76,7 @@ class Deliverer:
             jitter=random.random(),  # noqa: S311
         )
         self._settlement.add(Outcome(claim, verdict, Attempted(attempt_id, started_at, result, endpoint.url)))
+        return isinstance(result, Answered)
 
     def _expiry(self, claim: Claim) -> Expired | None:
         """Whether it is too old to be sent. What is paused waits all the same: it expires when its turn comes."""

@@ -44,6 +44,7 @@ class _Lane:
 
     in_hand: int = 0
     workers: int = 0
+    answers: int = 0
     live: deque[Claim] = field(default_factory=deque)
     replays: deque[Claim] = field(default_factory=deque)
 
@@ -59,22 +60,30 @@ class _Lane:
 
 
 class Lanes:
-    """Places for `max_in_hand` deliveries and `max_in_hand_bytes` of event data; `deliver` makes one attempt."""
+    """Places for `max_in_hand` deliveries and `max_in_hand_bytes` of event data.
 
-    def __init__(self, *, max_in_hand: int, max_in_hand_bytes: int, endpoint_max_in_flight: int) -> None:
+    `endpoint_max_in_flight` POSTs may be under way to one endpoint, but at first `first_in_flight`: each answer allows
+    one more, until nothing of it is in hand (slow start after idle, RFC 5681, section 4.1). So when an endpoint hangs,
+    few POSTs time out in one moment; all of them, that moment was felt by every other endpoint.
+    """
+
+    def __init__(
+        self, *, max_in_hand: int, max_in_hand_bytes: int, endpoint_max_in_flight: int, first_in_flight: int
+    ) -> None:
         self.free = max_in_hand
         self.free_bytes = max_in_hand_bytes
         self.held: set[UUID] = set()  # endpoints whose mode is held, as far as we know
         self.in_hand: dict[UUID, Claim] = {}
         self.on_room: Callable[[UUID], None] = lambda _: None
         self.caps = Caps(most_at_once=endpoint_max_in_flight)
+        self._first_in_flight = first_in_flight
         self._lanes: dict[UUID, _Lane] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
-        self._deliver: Callable[[Claim], Awaitable[None]] | None = None
+        self._deliver: Callable[[Claim], Awaitable[bool]] | None = None
 
-    def start(self, deliver: Callable[[Claim], Awaitable[None]]) -> None:
-        """Say what makes an attempt; before the first `submit`."""
+    def start(self, deliver: Callable[[Claim], Awaitable[bool]]) -> None:
+        """Say what makes an attempt, and returns whether the endpoint answered; before the first `submit`."""
         self._deliver = deliver
 
     def gate(self, endpoint: Endpoint, size_bytes: int) -> Attempt | Hold:
@@ -179,9 +188,12 @@ class Lanes:
     def _cap(self, endpoint: Endpoint) -> int | None:
         return self.caps.cap(endpoint.id, endpoint.url, share=fair_share(self.free))
 
+    def _at_once(self, lane: _Lane, subscription: UUID) -> int:
+        return min(self.caps.at_once(subscription), self._first_in_flight + lane.answers)
+
     def _staff(self, lane: _Lane, subscription: UUID) -> None:
         """One more worker, if something waits and one more POST may be under way."""
-        if lane.waiting and lane.workers < self.caps.at_once(subscription):
+        if lane.waiting and lane.workers < self._at_once(lane, subscription):
             lane.workers += 1
             worker = asyncio.create_task(self._work(lane, subscription), name="deliver")
             self._workers.add(worker)
@@ -191,8 +203,8 @@ class Lanes:
         # One task delivers several in a row: a task for each costs more than the hand-over (asyncio, 10 µs).
         assert self._deliver is not None
         try:
-            while lane.waiting and lane.workers <= self.caps.at_once(subscription):
-                await self._deliver(lane.next())
+            while lane.waiting and lane.workers <= self._at_once(lane, subscription):
+                lane.answers += await self._deliver(lane.next())
                 self._staff(lane, subscription)  # what was too many for it may not be by now
         finally:
             lane.workers -= 1

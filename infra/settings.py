@@ -68,7 +68,10 @@ class Settings(BaseSettings):
     breaker_failure_ratio: float = Field(
         0.8, gt=0, le=1, description="share of failed attempts at which an endpoint is left alone"
     )
-    breaker_timeouts: Count = Field(10, description="timeouts in a row at which an endpoint is left alone")
+    breaker_timeouts: Count = Field(
+        10,
+        description="timeouts in a row at which an endpoint is left alone; and so many POSTs begin before it answers",
+    )
     breaker_rest_s: Seconds = Field(
         15, description="how long an endpoint is first left alone, in seconds; doubled while probes fail"
     )

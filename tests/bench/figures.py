@@ -7,12 +7,16 @@ from statistics import median
 
 import orjson
 
+from infra.logs import configure_logging
+from infra.settings import Settings
+
 Figures = Mapping[str, Sequence[float]]  # the rounds, by name
 Case = Callable[[], Awaitable[Figures]]
 
 
 def run(*cases: Case, to: Path | None = None) -> None:
     """Measure these one after the other, and print median, least and greatest of each figure."""
+    configure_logging(Settings(log_level="warning"))  # this process has the API; dispatchers log as in production
     summaries: dict[str, dict[str, float]] = {}
     for case in cases:
         for name, rounds in asyncio.run(_measured(case)).items():

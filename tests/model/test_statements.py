@@ -488,7 +488,7 @@ async def commit_for_real(house: House, batch: Sequence[Outcome]) -> None:
         yield house.connection
 
     settings, store = read_settings(), cast(Store, SimpleNamespace(transaction=transaction))
-    lanes = Lanes(max_in_hand=1000, max_in_hand_bytes=10_000, endpoint_max_in_flight=8)
+    lanes = Lanes(max_in_hand=1000, max_in_hand_bytes=10_000, endpoint_max_in_flight=8, first_in_flight=8)
     with open_telemetry(settings, "test") as telemetry:
         hints = Hints(cast(Broker, SilentBroker()), store, telemetry, timeout_s=2, batch_rows=100)
         incarnation = house.incarnations[STEADY]

@@ -66,7 +66,7 @@ def hints(broker: SilentBroker, store: Store, telemetry: Telemetry) -> Hints:
 
 @pytest.fixture
 def lanes() -> Lanes:
-    return Lanes(max_in_hand=1000, max_in_hand_bytes=10_000_000, endpoint_max_in_flight=8)
+    return Lanes(max_in_hand=1000, max_in_hand_bytes=10_000_000, endpoint_max_in_flight=8, first_in_flight=8)
 
 
 @pytest.fixture

@@ -69,8 +69,9 @@ def admission(
     telemetry: Telemetry,
     settings: Settings,
 ) -> Admission:
-    async def deliver(_: Claim) -> None:
+    async def deliver(_: Claim) -> bool:
         """Nothing is settled here: what is in hand stays there."""
+        return False
 
     lanes.start(deliver)
     burials = Burials(cast(Broker, broker), telemetry, timeout_s=settings.broker_timeout_s)

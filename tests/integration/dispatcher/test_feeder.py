@@ -33,8 +33,9 @@ def fed(lanes: Lanes) -> list[Claim]:
     """What the lanes were given, in order; nothing of it is ever settled."""
     taken: list[Claim] = []
 
-    async def deliver(claim: Claim) -> None:
+    async def deliver(claim: Claim) -> bool:
         taken.append(claim)
+        return True
 
     lanes.start(deliver)
     return taken

@@ -214,8 +214,9 @@ def admission(
     telemetry: Telemetry,
     settings: Settings,
 ) -> Admission:
-    async def deliver(_: Claim) -> None:
+    async def deliver(_: Claim) -> bool:
         """Nothing is settled here."""
+        return False
 
     lanes.start(deliver)
     burials = Burials(cast(Broker, SilentBroker()), telemetry, timeout_s=settings.broker_timeout_s)

@@ -33,13 +33,13 @@ async def settle() -> None:
 
 
 async def test_an_endpoint_has_so_many_posts_at_once_and_the_others_wait_their_turn() -> None:
-    lanes = Lanes(max_in_hand=100, max_in_hand_bytes=10_000, endpoint_max_in_flight=2)
+    lanes = Lanes(max_in_hand=100, max_in_hand_bytes=10_000, endpoint_max_in_flight=2, first_in_flight=2)
     answers = asyncio.Event()
     begun: list[Claim] = []
 
-    async def deliver(one: Claim) -> None:
+    async def deliver(one: Claim) -> bool:
         begun.append(one)
-        await answers.wait()
+        return await answers.wait()
 
     lanes.start(deliver)
     slow, other = uuid7(), uuid7()
@@ -54,14 +54,48 @@ async def test_an_endpoint_has_so_many_posts_at_once_and_the_others_wait_their_t
     assert [one.delivery for one in begun if one.subscription == slow] == [one.delivery for one in claims]
 
 
+async def test_each_answer_allows_one_more_post_at_once_and_silence_none() -> None:
+    lanes = Lanes(max_in_hand=2000, max_in_hand_bytes=100_000, endpoint_max_in_flight=5, first_in_flight=2)
+    ends = asyncio.Queue[bool]()
+    begun = 0
+
+    async def deliver(_: Claim) -> bool:
+        nonlocal begun
+        begun += 1
+        return await ends.get()
+
+    lanes.start(deliver)
+    endpoint = uuid7()
+
+    async def submit(count: int) -> None:
+        for one in [claim(endpoint) for _ in range(count)]:
+            take(lanes, one)
+            lanes.submit(one)
+        await settle()
+
+    async def under_way_after(*answered: bool) -> int:
+        before = begun
+        for one in answered:
+            ends.put_nowait(one)
+        await settle()
+        return begun - before - len(answered)
+
+    await submit(100)
+    assert begun == 2
+    assert await under_way_after(False, False) == 0
+    assert await under_way_after(True) == 1
+    assert await under_way_after(True, True, True) == 2  # of three, and that is as many as may be
+    assert await under_way_after(False, False) == 0
+
+
 async def test_a_live_delivery_overtakes_the_replays_that_wait() -> None:
-    lanes = Lanes(max_in_hand=100, max_in_hand_bytes=10_000, endpoint_max_in_flight=1)
+    lanes = Lanes(max_in_hand=100, max_in_hand_bytes=10_000, endpoint_max_in_flight=1, first_in_flight=1)
     answers = asyncio.Event()
     begun: list[Claim] = []
 
-    async def deliver(one: Claim) -> None:
+    async def deliver(one: Claim) -> bool:
         begun.append(one)
-        await answers.wait()
+        return await answers.wait()
 
     lanes.start(deliver)
     endpoint = uuid7()
@@ -88,7 +122,7 @@ def answer(status: int, *, retry_after: str | None = None, took_ms: int = 10) ->
 
 async def test_an_endpoint_whose_post_gets_no_answer_is_at_its_cap_before_that_ends() -> None:
     """A quick one beside it has its whole share all the while, and it has its own again once its answers are quick."""
-    lanes = Lanes(max_in_hand=330, max_in_hand_bytes=10_000, endpoint_max_in_flight=8)
+    lanes = Lanes(max_in_hand=330, max_in_hand_bytes=10_000, endpoint_max_in_flight=8, first_in_flight=8)
     hanging, quick, url = endpoint(uuid7()), endpoint(uuid7()), "https://example.com/hook"
     attempts = [uuid7() for _ in range(5)]
     for attempt in attempts:
@@ -109,12 +143,12 @@ async def test_an_endpoint_whose_post_gets_no_answer_is_at_its_cap_before_that_e
 
 
 async def test_an_endpoint_that_asks_for_less_gets_fewer_posts_at_once_and_more_again_when_it_is_well() -> None:
-    lanes = Lanes(max_in_hand=16_000, max_in_hand_bytes=100_000, endpoint_max_in_flight=8)
+    lanes = Lanes(max_in_hand=16_000, max_in_hand_bytes=100_000, endpoint_max_in_flight=8, first_in_flight=8)
     busy, status = uuid7(), 503
     under_way: list[int] = []
     most: list[int] = []
 
-    async def deliver(one: Claim) -> None:
+    async def deliver(one: Claim) -> bool:
         attempt = uuid7()
         lanes.caps.began(busy, attempt)
         under_way.append(1)
@@ -122,6 +156,7 @@ async def test_an_endpoint_that_asks_for_less_gets_fewer_posts_at_once_and_more_
         await asyncio.sleep(0.001)
         under_way.pop()
         lanes.caps.ended(busy, attempt, "https://example.com/hook", answer(status, took_ms=0))
+        return True
 
     async def send(count: int) -> int:
         most.clear()
@@ -145,7 +180,7 @@ async def done(lanes: Lanes, subscription: UUID) -> bool:
 
 
 async def test_nothing_is_taken_while_a_retry_after_runs_and_a_new_url_begins_anew() -> None:
-    lanes = Lanes(max_in_hand=320, max_in_hand_bytes=10_000, endpoint_max_in_flight=8)
+    lanes = Lanes(max_in_hand=320, max_in_hand_bytes=10_000, endpoint_max_in_flight=8, first_in_flight=8)
     asked, attempt = endpoint(uuid7()), uuid7()
     lanes.caps.began(asked.id, attempt)
     lanes.caps.ended(asked.id, attempt, asked.url, answer(429, retry_after="86400"))
@@ -156,7 +191,7 @@ async def test_nothing_is_taken_while_a_retry_after_runs_and_a_new_url_begins_an
 
 
 async def test_an_endpoint_that_is_well_costs_no_memory() -> None:
-    lanes = Lanes(max_in_hand=320, max_in_hand_bytes=10_000, endpoint_max_in_flight=8)
+    lanes = Lanes(max_in_hand=320, max_in_hand_bytes=10_000, endpoint_max_in_flight=8, first_in_flight=8)
     one = endpoint(uuid7())
     for status, took_ms in [(200, 10), (500, 10), (404, 10), (200, 700)] + [(200, 10)] * 10:
         attempt = uuid7()
@@ -166,7 +201,7 @@ async def test_an_endpoint_that_is_well_costs_no_memory() -> None:
 
 
 async def test_places_and_bytes_are_given_back_when_the_outcome_is_committed() -> None:
-    lanes = Lanes(max_in_hand=20, max_in_hand_bytes=100, endpoint_max_in_flight=2)
+    lanes = Lanes(max_in_hand=20, max_in_hand_bytes=100, endpoint_max_in_flight=2, first_in_flight=2)
     one = claim(uuid7(), b"x" * 60)
     take(lanes, one)
     assert (lanes.free, lanes.free_bytes, lanes.in_hand_of(one.subscription)) == (19, 40, 1)
@@ -178,7 +213,7 @@ async def test_places_and_bytes_are_given_back_when_the_outcome_is_committed() -
 
 @pytest.mark.parametrize(("places", "size_bytes"), [(1, 1), (10, 95)])
 async def test_room_is_waited_for(places: int, size_bytes: int) -> None:
-    lanes = Lanes(max_in_hand=places, max_in_hand_bytes=100, endpoint_max_in_flight=2)
+    lanes = Lanes(max_in_hand=places, max_in_hand_bytes=100, endpoint_max_in_flight=2, first_in_flight=2)
     one = claim(uuid7(), b"x" * size_bytes)
     take(lanes, one)
     waiting = asyncio.create_task(lanes.room(10))
@@ -189,7 +224,7 @@ async def test_room_is_waited_for(places: int, size_bytes: int) -> None:
 
 
 async def test_a_held_endpoint_says_when_it_has_room() -> None:
-    lanes = Lanes(max_in_hand=20, max_in_hand_bytes=100, endpoint_max_in_flight=2)
+    lanes = Lanes(max_in_hand=20, max_in_hand_bytes=100, endpoint_max_in_flight=2, first_in_flight=2)
     told: list[UUID] = []
     lanes.on_room = told.append
     one, other = claim(uuid7()), claim(uuid7())
@@ -201,14 +236,15 @@ async def test_a_held_endpoint_says_when_it_has_room() -> None:
 
 
 async def test_what_waits_is_taken_out_and_what_is_late_is_interrupted() -> None:
-    lanes = Lanes(max_in_hand=20, max_in_hand_bytes=100, endpoint_max_in_flight=1)
+    lanes = Lanes(max_in_hand=20, max_in_hand_bytes=100, endpoint_max_in_flight=1, first_in_flight=1)
     interrupted: list[Claim] = []
 
-    async def deliver(one: Claim) -> None:
+    async def deliver(one: Claim) -> bool:
         try:
-            await asyncio.Event().wait()
+            return await asyncio.Event().wait()
         except asyncio.CancelledError:
             interrupted.append(one)
+            return False
 
     lanes.start(deliver)
     subscription = uuid7()
