@@ -41,7 +41,7 @@ async def measure_many() -> figures.Figures:
 
 async def _measure(name: str, trouble: Trouble, *, endpoints: int, per_s: float) -> figures.Figures:
     alone, troubled = [], []
-    with running_server() as rabbit, running_postgres() as postgres:
+    with running_server() as rabbit, running_postgres(durable=True) as postgres:
         for _ in range(ROUNDS):
             alone.append(await _latencies_ms(postgres, rabbit.url, _none, endpoints=endpoints, per_s=per_s))
             troubled.append(await _latencies_ms(postgres, rabbit.url, trouble, endpoints=endpoints, per_s=per_s))

@@ -29,7 +29,7 @@ _AT_ONCE = 5000
 
 async def measure() -> figures.Figures:
     alone, amid, after, admitted_per_s, waits_s = [], [], [], [], []
-    with running_server() as rabbit, running_postgres() as postgres:
+    with running_server() as rabbit, running_postgres(durable=True) as postgres:
         for _ in range(ROUNDS):
             alone.append((await _quiet(postgres, rabbit.url, flood=0)).after_ms)
             quiet = await _quiet(postgres, rabbit.url, flood=FLOOD)

@@ -30,7 +30,7 @@ SECONDS = 15.0
 async def measure() -> figures.Figures:
     """With poison and without: milliseconds from publish to request, and good events delivered a second."""
     alone_ms, amid_ms, alone_per_s, amid_per_s = [], [], [], []
-    with running_server() as rabbit, running_postgres() as postgres:
+    with running_server() as rabbit, running_postgres(durable=True) as postgres:
         for _ in range(ROUNDS):
             alone_ms.append(await _latencies_ms(postgres, rabbit.url, poison=False))
             amid_ms.append(await _latencies_ms(postgres, rabbit.url, poison=True))

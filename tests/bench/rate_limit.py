@@ -24,7 +24,7 @@ HEALTHY_PER_S = 100.0
 
 async def measure() -> figures.Figures:
     """Three limited endpoints, each by itself; then 20 healthy ones at 100/s in all, without and with one draining."""
-    with running_server() as rabbit, running_postgres() as postgres:
+    with running_server() as rabbit, running_postgres(durable=True) as postgres:
         used = {f"rate_limit.used_ratio_{rate}": [await _used(postgres, rabbit.url, rate)] for rate in RATES}
         alone = await _latencies_ms(postgres, rabbit.url, draining=False)
         beside = await _latencies_ms(postgres, rabbit.url, draining=True)

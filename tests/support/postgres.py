@@ -1,7 +1,7 @@
 """A real PostgreSQL for tests: one server for the whole run, a fresh database for each test.
 
-The server is the wheel's. It does not flush to disk (`fsync=off`): no test survives a power cut, and killed
-processes leave what they wrote with the kernel.
+The server is the wheel's. It does not flush to disk (`fsync=off`) unless it is to be `durable`, as a benchmark's: no
+test survives a power cut, and killed processes leave what they wrote with the kernel.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Postgres:
     `dsn` goes over the Unix socket, `tcp_dsn` over TCP on loopback (so that a proxy can stand between).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self.port = _free_port()
         self._server = PostgresServer(
             folder / "pg",
@@ -48,7 +48,7 @@ class Postgres:
                 **SERVER_SETTINGS,
                 "listen_addresses": "127.0.0.1",
                 "port": str(self.port),
-                "fsync": "off",
+                "fsync": "on" if durable else "off",
                 "logging_collector": "off",  # what goes wrong is in pg/start.log
             },
         )
@@ -97,12 +97,12 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
+def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """A server that runs while the context is open, and leaves nothing behind."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     folder.chmod(0o711)  # as root, the server runs as another user, who has to pass through
-    server = Postgres(folder)
+    server = Postgres(folder, durable=durable)
     with (folder / f"{_OWNER}.new").open("w") as owner:
         fcntl.flock(owner, fcntl.LOCK_EX)
         (folder / f"{_OWNER}.new").rename(folder / _OWNER)  # locked from the moment that it is there
