@@ -129,7 +129,7 @@ class Deliverer:
                 traceparent=claim.traceparent,
                 attempt=claim.held.attempt,
                 event_type=claim.event_type,
-                delivery=public_id(DELIVERY, claim.delivery),
+                delivery=claim.delivery,
             ) as span:
                 body = webhook_body(type=claim.event_type, time=claim.event_time, data=claim.data)
                 headers = _headers(endpoint, claim, timestamp=timestamp, body=body, traceparent=span.traceparent)

@@ -116,7 +116,10 @@ class Lanes:
 
     def place(self, subscription: UUID, size_bytes: int) -> None:
         """Take a place for a delivery that is about to be claimed."""
-        self._lanes.setdefault(subscription, _Lane()).in_hand += 1
+        lane = self._lanes.get(subscription)
+        if lane is None:
+            lane = self._lanes[subscription] = _Lane()
+        lane.in_hand += 1
         self.free -= 1
         self.free_bytes -= size_bytes
 

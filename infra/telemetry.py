@@ -17,6 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Final, Literal, Self
+from uuid import UUID
 
 import structlog
 from opentelemetry.context import Context
@@ -45,6 +46,7 @@ from infra.metrics import Metrics
 from infra.settings import Settings
 from schemas.deliveries import Answered, AttemptResult
 from schemas.errors import ConfigurationError
+from schemas.ids import DELIVERY, public_id
 
 __all__ = ["AttemptSpan", "Telemetry", "configure_logging", "context_from", "inject", "open_telemetry", "redacted_url"]
 
@@ -141,7 +143,7 @@ class Telemetry:
         return self.metrics.render()
 
     def attempt_span(
-        self, url: str, *, traceparent: str | None, attempt: int, event_type: str, delivery: str
+        self, url: str, *, traceparent: str | None, attempt: int, event_type: str, delivery: UUID
     ) -> AttemptSpan:
         """A span around attempt number `attempt` (from 1) of an event that came with `traceparent`.
 
@@ -156,7 +158,7 @@ class Telemetry:
             "url.full": redacted_url(url),
             "server.address": target.host or "",
             "server.port": target.port or 0,
-            "hookhare.delivery.id": delivery,
+            "hookhare.delivery.id": public_id(DELIVERY, delivery),
             "hookhare.event.type": event_type,
         }
         if attempt > 1:

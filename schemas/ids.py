@@ -7,6 +7,7 @@ they identify: work repeated after a crash lands on the same rows.
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -21,13 +22,15 @@ REPLAY: Final = "rpl"
 API_KEY: Final = "key"
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, lower case, as the TypeID specification 0.3
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 
 
+@lru_cache(maxsize=8192)  # each id is written several times, a subscription's again and again
 def public_id(prefix: str, key: UUID) -> str:
     """The TypeID of `key`: the prefix, an underscore and 26 base32 letters."""
     number = key.int
-    letters = [_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)]
+    letters = [_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)]
     return f"{prefix}_{''.join(letters)}"
 
 

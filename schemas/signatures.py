@@ -247,7 +247,7 @@ def _header(headers: Mapping[str, str], name: str) -> str:
 
 
 def _visible(text: str) -> bool:
-    return bool(text) and all("!" <= letter <= "~" for letter in text)
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
 def _decoded(text: str) -> bytes | None:

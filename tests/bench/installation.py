@@ -20,18 +20,19 @@ _DEFAULTS = {
 
 
 @asynccontextmanager
-async def installation(postgres: Postgres, broker_url: str, **changes: object) -> AsyncIterator[System]:
-    """A new database and a broker without messages."""
-    await reset(broker_url)
+async def installation(postgres: Postgres, broker_url: str | None, **changes: object) -> AsyncIterator[System]:
+    """A new database and a broker without messages: RabbitMQ, or the database."""
+    if broker_url is not None:
+        await reset(broker_url)
     database = await postgres.create_database()
     try:
-        yield System(postgres.dsn(database), broker_url, **{**_DEFAULTS, **changes})
+        yield System(postgres.dsn(database), broker_url or postgres.dsn(database), **{**_DEFAULTS, **changes})
     finally:
         await postgres.drop_database(database)
 
 
 @asynccontextmanager
-async def dispatchers(system: System, count: int) -> AsyncIterator[None]:
+async def dispatchers(system: System, count: int) -> AsyncIterator[list[DispatcherProcess]]:
     """So many, each a process of its own."""
     folder = Path(tempfile.mkdtemp(prefix="hookhare-bench-"))
     try:
@@ -40,7 +41,7 @@ async def dispatchers(system: System, count: int) -> AsyncIterator[None]:
                 await stack.enter_async_context(DispatcherProcess(system, folder / f"{number}.log"))
                 for number in range(count)
             ]
-            yield
+            yield running
             for one in running:
                 await one.stop()
     finally:

@@ -1,6 +1,7 @@
 """Spans as a collector sees them, and context that passes through without any."""
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -11,10 +12,12 @@ from infra.settings import Settings
 from infra.telemetry import AttemptSpan, Telemetry, context_from, inject, open_telemetry, redacted_url
 from schemas.deliveries import Answered, Failure, NoAnswer
 from schemas.errors import ConfigurationError
+from schemas.ids import DELIVERY, public_id
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 URL = "https://hooks.example:8443/a/b?token=abc&plain#part"
+KEY = UUID("01a21428-bb91-721c-bc84-809cb686b013")
 
 
 class Spans:
@@ -38,7 +41,7 @@ def silent() -> Iterator[Telemetry]:
 
 def attempt(telemetry: Telemetry, *, number: int = 1, traceparent: str | None = TRACEPARENT) -> AttemptSpan:
     return telemetry.attempt_span(
-        URL, traceparent=traceparent, attempt=number, event_type="order.created", delivery="dlv_1"
+        URL, traceparent=traceparent, attempt=number, event_type="order.created", delivery=KEY
     )
 
 
@@ -79,7 +82,7 @@ def test_a_first_attempt_is_a_child_in_the_events_trace() -> None:
         "server.address": "hooks.example",
         "server.port": 8443,
         "network.peer.address": "203.0.113.7",
-        "hookhare.delivery.id": "dlv_1",
+        "hookhare.delivery.id": public_id(DELIVERY, KEY),
         "hookhare.event.type": "order.created",
     }
     assert exported.status.status_code is StatusCode.UNSET

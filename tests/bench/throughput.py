@@ -1,0 +1,129 @@
+"""How many deliveries a dispatcher makes of a CPU-second, over a bare POST loop; and the whole machine of a second.
+
+Each round fills the queue and has it emptied, at the settings of production and with a database that flushes. What
+counts is from when a tenth has been received to when all has: the start is `cold_start`'s.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+from infra.broker.base import Outgoing, ToEvents
+from schemas.messages import Message
+from tests.bench import figures, raw
+from tests.bench.cpu import cpu_s
+from tests.bench.installation import dispatchers, installation
+from tests.bench.sink import Sink, sink
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.rabbit_server import PrivateNode, running_server
+from tests.support.system import Api, System
+from tests.support.waiting import eventually
+
+ROUNDS = 5
+DELIVERIES = 20_000
+TYPES = 20
+FLEETS = (1, 2, 3)  # dispatcher processes, of which the best number counts
+_AT_ONCE = 5000
+_BODY = b'{"type": "t.n%d", "id": "%d", "data": {"text": "%b"}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """How fast a full queue was emptied: deliveries a second, per CPU-second of the dispatchers, and of everything but
+    the publisher: dispatchers, broker, database and receiver."""
+
+    per_s: float
+    per_cpu_s: float
+    per_system_cpu_s: float
+
+
+async def measure_efficiency() -> figures.Figures:
+    """One dispatcher over RabbitMQ, at two fan-outs, beside the bare loop."""
+    found: dict[str, list[float]] = {}
+    with _private_node() as rabbit, running_postgres(durable=True) as postgres:
+        for _ in range(ROUNDS):
+            async with sink() as receiver:
+                bare = await raw.posts_per_cpu_s(f"{receiver.url}/hook", DELIVERIES)
+            found.setdefault("raw_post_per_cpu_s", []).append(bare)
+            for fan_out in (1, 10):
+                emptied = await empty(postgres, rabbit, rabbit.url, fan_out=fan_out, fleet=1)
+                name = f"deliveries_per_cpu_s.fanout_{fan_out}"
+                found.setdefault(name, []).append(emptied.per_cpu_s)
+                found.setdefault(f"{name}.ratio_to_raw", []).append(emptied.per_cpu_s / bare)
+    return found
+
+
+async def measure_machine() -> figures.Figures:
+    """Fleets of several sizes over each of the two brokers; the best of them."""
+    found: dict[str, list[float]] = {}
+    with _private_node() as rabbit, running_postgres(durable=True) as postgres:
+        rounds: dict[tuple[str, int], list[Emptied]] = {}
+        for _, fleet, broker in itertools.product(range(ROUNDS), FLEETS, ("rabbitmq", "embedded")):
+            url = rabbit.url if broker == "rabbitmq" else None
+            rounds.setdefault((broker, fleet), []).append(await empty(postgres, rabbit, url, fan_out=1, fleet=fleet))
+    for broker in ("rabbitmq", "embedded"):
+        best = max(
+            (rounds[broker, fleet] for fleet in FLEETS), key=lambda of: sorted(one.per_s for one in of)[ROUNDS // 2]
+        )
+        found[f"deliveries_per_s.{broker}"] = [one.per_s for one in best]
+        found[f"deliveries_per_system_cpu_s.{broker}"] = [one.per_system_cpu_s for one in best]
+    return found
+
+
+async def empty(
+    postgres: Postgres, rabbit: PrivateNode, broker_url: str | None, *, fan_out: int, fleet: int
+) -> Emptied:
+    """Fill the queue, and have so many dispatchers empty it. Without a broker's URL the database is the broker."""
+    async with installation(postgres, broker_url) as system, sink() as receiver, system.api() as api:
+        await _subscribe(api, receiver, fan_out)
+        await _publish(system, DELIVERIES // fan_out)
+        servers = [receiver.pid, _pid(postgres), *([_pid(rabbit)] if broker_url else [])]
+        async with dispatchers(system, fleet) as running:
+            ours = [one.pid for one in running]
+            await receiver.reached(DELIVERIES // 10, deadline_s=60)
+            began_s, already = monotonic(), await receiver.count()
+            ours_s, theirs_s = sum(map(cpu_s, ours)), sum(map(cpu_s, servers))
+            await receiver.reached(DELIVERIES, deadline_s=120)
+            took_s = monotonic() - began_s
+            await eventually(lambda: _all_recorded(system), deadline_s=60)
+            ours_s, theirs_s = sum(map(cpu_s, ours)) - ours_s, sum(map(cpu_s, servers)) - theirs_s
+    count = DELIVERIES - already
+    return Emptied(count / took_s, count / ours_s, count / (ours_s + theirs_s))
+
+
+@contextmanager
+def _private_node() -> Iterator[PrivateNode]:
+    with running_server() as server:
+        assert isinstance(server, PrivateNode), "its CPU time is measured, so it may not be in a container"
+        yield server
+
+
+async def _subscribe(api: Api, receiver: Sink, fan_out: int) -> None:
+    """So many endpoints for each type."""
+    for number, copy in itertools.product(range(TYPES), range(fan_out)):
+        await api.subscribe(f"{receiver.url}/{number}/{copy}", f"t.n{number}")
+
+
+async def _publish(system: System, count: int) -> None:
+    async with system.broker() as broker:
+        for start in range(0, count, _AT_ONCE):
+            numbers = range(start, min(start + _AT_ONCE, count))
+            some: Sequence[Outgoing] = [
+                Outgoing(ToEvents(f"t.n{n % TYPES}"), Message(_BODY % (n % TYPES, n, b"x" * 900))) for n in numbers
+            ]
+            assert set(await broker.publish_many(some, timeout_s=60)) == {None}
+
+
+async def _all_recorded(system: System) -> bool:
+    return bool(await system.value("SELECT count(*) FROM attempts") == DELIVERIES)
+
+
+def _pid(server: Postgres | PrivateNode) -> int:
+    assert server.pid is not None
+    return server.pid
+
+
+if __name__ == "__main__":
+    figures.run(measure_efficiency, measure_machine)
