@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
-from tests.bench import figures, isolation, noisy, poison, rate_limit
+from tests.bench import figures, growth, isolation, latency, noisy, poison, rate_limit, throughput
 
 if __name__ == "__main__":
     figures.run(
+        throughput.measure_efficiency,
+        throughput.measure_machine,
+        latency.measure,
         poison.measure,
         isolation.measure_one,
         isolation.measure_many,
         noisy.measure,
         rate_limit.measure,
+        growth.measure,
         to=Path("bench.json"),
     )

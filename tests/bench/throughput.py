@@ -5,10 +5,12 @@ counts is from when a tenth has been received to when all has: the start is `col
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
+
+import psutil
 
 from infra.broker.base import Outgoing, ToEvents
 from schemas.messages import Message
@@ -32,17 +34,18 @@ _BODY = b'{"type": "t.n%d", "id": "%d", "data": {"text": "%b"}}'
 @dataclass(frozen=True, slots=True)
 class Emptied:
     """How fast a full queue was emptied: deliveries a second, per CPU-second of the dispatchers, and of everything but
-    the publisher: dispatchers, broker, database and receiver."""
+    the publisher: dispatchers, broker, database and receiver. `memory_mb` is the largest dispatcher's, resident."""
 
     per_s: float
     per_cpu_s: float
     per_system_cpu_s: float
+    memory_mb: float
 
 
 async def measure_efficiency() -> figures.Figures:
     """One dispatcher over RabbitMQ, at two fan-outs, beside the bare loop."""
     found: dict[str, list[float]] = {}
-    with _private_node() as rabbit, running_postgres(durable=True) as postgres:
+    with private_node() as rabbit, running_postgres(durable=True) as postgres:
         for _ in range(ROUNDS):
             async with sink() as receiver:
                 bare = await raw.posts_per_cpu_s(f"{receiver.url}/hook", DELIVERIES)
@@ -58,7 +61,7 @@ async def measure_efficiency() -> figures.Figures:
 async def measure_machine() -> figures.Figures:
     """Fleets of several sizes over each of the two brokers; the best of them."""
     found: dict[str, list[float]] = {}
-    with _private_node() as rabbit, running_postgres(durable=True) as postgres:
+    with private_node() as rabbit, running_postgres(durable=True) as postgres:
         rounds: dict[tuple[str, int], list[Emptied]] = {}
         for _, fleet, broker in itertools.product(range(ROUNDS), FLEETS, ("rabbitmq", "embedded")):
             url = rabbit.url if broker == "rabbitmq" else None
@@ -73,11 +76,22 @@ async def measure_machine() -> figures.Figures:
 
 
 async def empty(
-    postgres: Postgres, rabbit: PrivateNode, broker_url: str | None, *, fan_out: int, fleet: int
+    postgres: Postgres,
+    rabbit: PrivateNode,
+    broker_url: str | None,
+    *,
+    fan_out: int,
+    fleet: int,
+    prepare: Callable[[System, Api], Awaitable[None]] | None = None,
 ) -> Emptied:
-    """Fill the queue, and have so many dispatchers empty it. Without a broker's URL the database is the broker."""
+    """Fill the queue, and have so many dispatchers empty it. Without a broker's URL the database is the broker.
+
+    `prepare` adds what else there is to be.
+    """
     async with installation(postgres, broker_url) as system, sink() as receiver, system.api() as api:
         await _subscribe(api, receiver, fan_out)
+        if prepare is not None:
+            await prepare(system, api)
         await _publish(system, DELIVERIES // fan_out)
         servers = [receiver.pid, _pid(postgres), *([_pid(rabbit)] if broker_url else [])]
         async with dispatchers(system, fleet) as running:
@@ -89,12 +103,13 @@ async def empty(
             took_s = monotonic() - began_s
             await eventually(lambda: _all_recorded(system), deadline_s=60)
             ours_s, theirs_s = sum(map(cpu_s, ours)) - ours_s, sum(map(cpu_s, servers)) - theirs_s
+            memory = max(psutil.Process(pid).memory_info().rss for pid in ours)
     count = DELIVERIES - already
-    return Emptied(count / took_s, count / ours_s, count / (ours_s + theirs_s))
+    return Emptied(count / took_s, count / ours_s, count / (ours_s + theirs_s), memory / 1e6)
 
 
 @contextmanager
-def _private_node() -> Iterator[PrivateNode]:
+def private_node() -> Iterator[PrivateNode]:
     with running_server() as server:
         assert isinstance(server, PrivateNode), "its CPU time is measured, so it may not be in a container"
         yield server
@@ -117,7 +132,8 @@ async def _publish(system: System, count: int) -> None:
 
 
 async def _all_recorded(system: System) -> bool:
-    return bool(await system.value("SELECT count(*) FROM attempts") == DELIVERIES)
+    done = "SELECT count(*) FROM deliveries WHERE status = 'delivered' AND event_type LIKE 't.n%'"
+    return bool(await system.value(done) == DELIVERIES)
 
 
 def _pid(server: Postgres | PrivateNode) -> int:
