@@ -27,7 +27,7 @@ from tests.support.system import Api, DispatcherProcess, System
 
 EVENTS: Final = 6  # to each endpoint, so that six of each misbehave at the same time
 HEALTHY_EVENTS: Final = 300
-LATE_MS: Final = 10_000  # the deadline is a second; what does not keep to it hangs for good
+LATE_MS: Final = 30_000  # the deadline is a second, or 15; what does not keep to it hangs for good
 ONCE: Final[dict[str, list[float]]] = {"delays_s": []}
 # A response may keep about a megabyte of a dispatcher (infra/response_guard.py), and most keep a few kilobytes. One
 # bomb unpacked is 100 MB, and each of the endless answers is as much in a fraction of a second.
@@ -104,7 +104,9 @@ async def endpoints(api: Api) -> AsyncIterator[dict[str, tuple[dict[str, Any], T
     made: dict[str, tuple[dict[str, Any], Told]] = {}
 
     async def subscribe(name: str, url: str, told: Told) -> None:
-        subscription = await api.subscribe(url, "hostile", timeout_s=1, retry_policy=ONCE)
+        # What ends by itself has the time that it takes, on a machine that does other things besides.
+        timeout_s = 1 if told.failure == "timeout" else 15
+        subscription = await api.subscribe(url, "hostile", timeout_s=timeout_s, retry_policy=ONCE)
         made[name] = (subscription, told)
 
     async with AsyncExitStack() as stack:
@@ -141,7 +143,7 @@ async def test_each_ends_in_time_and_is_explained_while_a_healthy_one_gets_all_o
             delivered = sum(told.outcome == "delivered" for _, told in hostiles.values())
             dead = len(hostiles) - delivered
             await system.settled(
-                {"delivered": 1 + HEALTHY_EVENTS + EVENTS * delivered, "dead": EVENTS * dead}, deadline_s=60
+                {"delivered": 1 + HEALTHY_EVENTS + EVENTS * delivered, "dead": EVENTS * dead}, deadline_s=120
             )
         assert memory.grown_bytes < GROWTH_BYTES
         assert {request.status for request in receiver.requests} == {200}
