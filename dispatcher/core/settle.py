@@ -5,15 +5,14 @@ always frees the claim. Who lost the fence changes nothing, except that its succ
 same and the row has not ended. Settling the same verdict again changes nothing.
 """
 
-from dataclasses import dataclass, replace
-from typing import assert_never
+from dataclasses import dataclass
+from typing import NamedTuple, assert_never
 
 from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
 from schemas.deliveries import UNFINISHED, Status
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """The part of a delivery's row that the rules read and write. `claimed`: somebody holds a claim."""
 
     status: Status
@@ -46,7 +45,7 @@ def settle(row: Row, claim: Claimed, verdict: Verdict) -> Settled:
     """Apply one verdict to the row as it is, read under its lock."""
     owner = row.fence == claim.fence
     current = row.cycle == claim.cycle and row.status in UNFINISHED and row.attempts == claim.attempt - 1
-    freed = replace(row, claimed=False) if owner else row
+    freed = row._replace(claimed=False) if owner else row
     if owner and current:
         return Settled(_applied(freed, claim, verdict), superseded=False)
     late_success = isinstance(verdict, Delivered) and row.cycle == claim.cycle and row.status in UNFINISHED
@@ -69,14 +68,14 @@ def _applied(row: Row, claim: Claimed, verdict: Verdict) -> Row:
     match verdict:
         case Delivered():
             attempts = max(row.attempts, claim.attempt)
-            return replace(row, status=Status.DELIVERED, attempts=attempts, reason=None, delay_s=None)
+            return row._replace(status=Status.DELIVERED, attempts=attempts, reason=None, delay_s=None)
         case RetryIn(delay_s, reason):
-            return replace(row, status=Status.RETRYING, attempts=claim.attempt, reason=reason, delay_s=delay_s)
+            return row._replace(status=Status.RETRYING, attempts=claim.attempt, reason=reason, delay_s=delay_s)
         case Dead(reason):
-            return replace(row, status=Status.DEAD, attempts=claim.attempt, reason=reason, delay_s=None)
+            return row._replace(status=Status.DEAD, attempts=claim.attempt, reason=reason, delay_s=None)
         case Expired(reason):
-            return replace(row, status=Status.DEAD, reason=reason, delay_s=None)
+            return row._replace(status=Status.DEAD, reason=reason, delay_s=None)
         case Held(reason):
-            return replace(row, status=Status.HELD, reason=reason, delay_s=None)
+            return row._replace(status=Status.HELD, reason=reason, delay_s=None)
         case _:
             assert_never(verdict)

@@ -127,14 +127,14 @@ def settle_whatever_the_fence(row: settling.Row, claim: Claimed, verdict: Any) -
 
 
 def settle_also_what_has_ended(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
-    seen = row if row.status in UNFINISHED else replace(row, status=Status.HELD)
+    seen = row if row.status in UNFINISHED else row._replace(status=Status.HELD)
     settled = settling.settle(seen, claim, verdict)
-    return replace(settled, row=replace(settled.row, status=row.status)) if settled.superseded else settled
+    return replace(settled, row=settled.row._replace(status=row.status)) if settled.superseded else settled
 
 
 def settle_keeping_the_claim(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
     settled = settling.settle(row, claim, verdict)
-    return replace(settled, row=replace(settled.row, claimed=row.claimed)) if settled.superseded else settled
+    return replace(settled, row=settled.row._replace(claimed=row.claimed)) if settled.superseded else settled
 
 
 def settle_late_successes_of_any_cycle(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
