@@ -306,7 +306,8 @@ async def test_a_pause_shorter_than_the_liveness_time_changes_nothing(
     await api.subscribe(hook, retry_policy={"delays_s": [1.0] * 49}, **PATIENT)
     # A hint is lost if the broker takes who stands still for gone; that it is made up for is no matter here.
     # A machine that is busy with other things needs long to bring each to its point: that may be as long as it likes.
-    pauses.changes |= {"liveness_s": 600, "claim_cap_s": 600, "database_timeout_s": 60}
+    # Nothing is held meanwhile: a hold would wait for who stands still amid a settlement that ends the streak.
+    pauses.changes |= {"liveness_s": 600, "claim_cap_s": 600, "max_wait_in_hand_s": 120, "database_timeout_s": 60}
     pauses.changes |= {"reconcile_grace_s": 45, "database_pool": 5}
     await call_witness(pauses.system, liveness_s=pauses.liveness_s)
 
