@@ -177,7 +177,8 @@ class Egress:
                 fault = "has a value that is not printable ASCII"
             if fault is not None:
                 return NoAnswer(Failure.INTERNAL, f"the header {name!r} {fault}", attempt.elapsed_ms(), None)
-        response = await self._session.post(target, headers=headers, data=body, allow_redirects=False)
+        payload = aiohttp.BytesPayload(body, content_type="application/json")  # aiohttp need not find out what it is
+        response = await self._session.post(target, headers=headers, data=payload, allow_redirects=False)
         guard = attempt.guard
         assert guard is not None  # there is no response without a connection
         try:

@@ -5,12 +5,13 @@ values of local variables. The last step hides what looks like a secret, whereve
 under the rule that nobody logs one, not a replacement for it.
 """
 
+import asyncio
 import json
 import logging
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO, cast
 
 import orjson
 import structlog
@@ -31,7 +32,7 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Set up logging for the process. `stream` (standard error) must have a byte stream under it."""
     text = stream if stream is not None else sys.stderr
-    out: BinaryIO = text.buffer
+    out = cast(BinaryIO, _FlushedOnceATurn(text.buffer))
     level = structlog.processors.add_log_level
     processors: list[Processor]
     if settings.log_format == "console":
@@ -45,6 +46,32 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     _route_libraries(out, processors)
+
+
+class _FlushedOnceATurn:
+    """What is written in one turn of the event loop goes out together, at its end.
+
+    A dispatcher writes a line for every delivery, for hundreds in one turn: a system call for each was 3 % of its CPU.
+    """
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.write = out.write
+        self._out = out
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one in which it will be flushed
+
+    def flush(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no turn to wait for
+            self._out.flush()
+            return
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._loop = None
+        self._out.flush()
 
 
 def _route_libraries(out: BinaryIO, processors: list[Processor]) -> None:

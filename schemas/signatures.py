@@ -158,7 +158,7 @@ def sign(keys: Sequence[SigningKey], *, webhook_id: str, timestamp: int, body: b
     if "." in webhook_id or not _visible(webhook_id):
         raise ValueError("a webhook id is of visible ASCII characters, without a dot")
     content = _signed_content(webhook_id, str(timestamp), body)
-    return " ".join(_versioned(key, content) for key in keys)
+    return " ".join([_versioned(key, content) for key in keys])
 
 
 def verify(

@@ -1,5 +1,6 @@
 """Log lines: one JSON object each, the libraries' too, and no secret in any."""
 
+import asyncio
 import io
 import json
 import logging
@@ -204,3 +205,26 @@ def test_a_line_of_common_length_is_not_touched() -> None:
     stream = configured()
     structlog.get_logger("x").warning("common", text="x" * (LONG_LINE_BYTES - 200))
     assert len(stream.lines()[0]["text"]) == LONG_LINE_BYTES - 200
+
+
+async def test_lines_of_one_turn_of_the_event_loop_go_out_together_and_without_a_loop_each_at_once() -> None:
+    flushes = 0
+
+    class Counting(io.BytesIO):
+        def flush(self) -> None:
+            nonlocal flushes
+            flushes += 1
+
+    out = Counting()
+    text = io.TextIOWrapper(out, write_through=True)
+    configure_logging(Settings(), text)
+    log = structlog.get_logger("x")
+    flushes = 0
+    log.info("one")
+    log.info("two")
+    assert flushes == 0
+    await asyncio.sleep(0)
+    assert flushes == 1
+    await asyncio.to_thread(log.info, "three")
+    assert flushes == 2
+    assert len(out.getvalue().splitlines()) == 3
