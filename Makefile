@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 BROKER ?=
 SECONDS ?= 600
 SEED ?=
@@ -22,6 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
 demo: $(STAMP) ## deliver a few dozen events to three receivers, replay what failed (BROKER=amqp://… for RabbitMQ)
 	$(BIN)/hookhare demo $(if $(BROKER),--broker '$(BROKER)') $(ARGS)
 
@@ -34,7 +39,7 @@ test: $(STAMP) ## all tests, over a real RabbitMQ and a real PostgreSQL
 soak: $(STAMP) ## everything goes wrong for SECONDS=600, and then the accounting has to be right (SEED=…, ARGS='--broker embedded')
 	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: $(STAMP) ## measure, and write bench.json
+bench: $(BENCH_STAMP) ## measure, and write bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import rules

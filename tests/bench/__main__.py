@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.bench import figures, growth, isolation, latency, noisy, poison, rate_limit, throughput
+from tests.bench import celery_case, figures, growth, isolation, latency, noisy, poison, rate_limit, throughput
 
 if __name__ == "__main__":
     figures.run(
@@ -15,5 +15,6 @@ if __name__ == "__main__":
         noisy.measure,
         rate_limit.measure,
         growth.measure,
+        celery_case.measure,
         to=Path("bench.json"),
     )
