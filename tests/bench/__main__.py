@@ -2,7 +2,18 @@
 
 from pathlib import Path
 
-from tests.bench import celery_case, figures, growth, isolation, latency, noisy, poison, rate_limit, throughput
+from tests.bench import (
+    celery_case,
+    cold_start,
+    figures,
+    growth,
+    isolation,
+    latency,
+    noisy,
+    poison,
+    rate_limit,
+    throughput,
+)
 
 if __name__ == "__main__":
     figures.run(
@@ -16,5 +27,6 @@ if __name__ == "__main__":
         rate_limit.measure,
         growth.measure,
         celery_case.measure,
+        cold_start.measure,
         to=Path("bench.json"),
     )
