@@ -21,7 +21,6 @@ from uuid import UUID
 
 import structlog
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -270,6 +269,9 @@ def open_telemetry(settings: Settings, service: str, *, exporter: SpanExporter |
 def _otlp_exporter(endpoint: str | None) -> SpanExporter | None:
     if endpoint is None:
         return None
+    # It takes a tenth of a second to import, for protobuf; most processes have no collector.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
     with contextlib.suppress(ValueError):
         if URL(endpoint).scheme in {"http", "https"} and URL(endpoint).host:
             return OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_S)

@@ -63,6 +63,12 @@ def test_the_publisher_needs_nothing_of_the_server() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_the_development_server_starts_without_what_only_a_migration_or_a_collector_needs() -> None:
+    slow = ("alembic", "google.protobuf", "requests")
+    done = run_python(f"import sys, hookhare.dev; print([name for name in {slow!r} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_without_the_server_the_command_says_what_to_install() -> None:
     done = run_python("import sys; sys.modules['typer'] = None; from hookhare.__main__ import main; main()")
     assert done.returncode == 1
