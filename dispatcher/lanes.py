@@ -207,7 +207,8 @@ class Lanes:
         assert self._deliver is not None
         try:
             while lane.waiting and lane.workers <= self._at_once(lane, subscription):
-                lane.answers += await self._deliver(lane.next())
+                answered = await self._deliver(lane.next())  # others add to the sum meanwhile
+                lane.answers += answered
                 self._staff(lane, subscription)  # what was too many for it may not be by now
         finally:
             lane.workers -= 1

@@ -55,37 +55,35 @@ async def test_an_endpoint_has_so_many_posts_at_once_and_the_others_wait_their_t
 
 
 async def test_each_answer_allows_one_more_post_at_once_and_silence_none() -> None:
-    lanes = Lanes(max_in_hand=2000, max_in_hand_bytes=100_000, endpoint_max_in_flight=5, first_in_flight=2)
-    ends = asyncio.Queue[bool]()
-    begun = 0
+    lanes = Lanes(max_in_hand=2000, max_in_hand_bytes=100_000, endpoint_max_in_flight=9, first_in_flight=2)
+    under_way: list[asyncio.Future[bool]] = []
 
     async def deliver(_: Claim) -> bool:
-        nonlocal begun
-        begun += 1
-        return await ends.get()
+        ends: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        under_way.append(ends)
+        return await ends
+
+    async def end(count: int, *, answered: bool) -> int:
+        """The oldest of them all at once; how many are under way then."""
+        for ends in under_way[:count]:
+            ends.set_result(answered)
+        del under_way[:count]
+        await settle()
+        return len(under_way)
 
     lanes.start(deliver)
     endpoint = uuid7()
-
-    async def submit(count: int) -> None:
-        for one in [claim(endpoint) for _ in range(count)]:
-            take(lanes, one)
-            lanes.submit(one)
-        await settle()
-
-    async def under_way_after(*answered: bool) -> int:
-        before = begun
-        for one in answered:
-            ends.put_nowait(one)
-        await settle()
-        return begun - before - len(answered)
-
-    await submit(100)
-    assert begun == 2
-    assert await under_way_after(False, False) == 0
-    assert await under_way_after(True) == 1
-    assert await under_way_after(True, True, True) == 2  # of three, and that is as many as may be
-    assert await under_way_after(False, False) == 0
+    for one in [claim(endpoint) for _ in range(100)]:
+        take(lanes, one)
+        lanes.submit(one)
+    await settle()
+    assert len(under_way) == 2
+    assert await end(2, answered=False) == 2
+    assert await end(1, answered=True) == 3
+    assert await end(3, answered=True) == 6
+    assert await end(1, answered=False) == 6  # it began when fewer were allowed: that takes nothing back
+    assert await end(6, answered=True) == 9  # as many as may be
+    assert await end(9, answered=False) == 9
 
 
 async def test_a_live_delivery_overtakes_the_replays_that_wait() -> None:
