@@ -1,12 +1,13 @@
 """Streaks: endpoints that nothing is delivered to any more are told of, and in the end their subscriptions disabled.
 
-A success ends a streak in the transaction that commits it, if nobody has the endpoint's row just now: one that got lost
-would accuse an endpoint that is well. If somebody has it, maybe a dispatcher that stands still, the streak is ended a
-moment later, in a transaction of its own. Failures are added up here and written like that, too. In the settlement's,
-every dispatcher's group commit would wait for the row of an endpoint that fails, and with it the outcomes of all
-others; and one that got lost with its dispatcher only makes the streak seem shorter. So a streak's count is a lower
-bound. Its beginning may come before the last success by as long as a count takes to be written, and no longer; but for
-a success that finds the row taken, in a dispatcher that dies in that moment.
+A success ends a streak in the transaction that commits it, if nobody has the endpoint's row just now. If somebody has
+it, maybe a dispatcher that stands still, the streak is ended a moment later. Failures are added up here and written
+like that, too. In the settlement's, every dispatcher's group commit would wait for the row of an endpoint that fails,
+and with it the outcomes of all others.
+
+So a streak's count is a lower bound: failures are lost with their dispatcher, and an ending that comes late takes with
+it what failed after its success. An ending may be lost like that, too, and would accuse an endpoint that is well: so
+before a streak disables, the history is asked whether anything was delivered since it began.
 
 Disabling waits for every admission under way, so it is not done in the settlement either. If the dispatcher dies before
 it, the next failure of that subscription asks for it again.
@@ -90,7 +91,7 @@ class Streaks:
                 await self._end(ended)
             if self._failures:
                 failures, self._failures = self._failures, {}
-                await self._count(failures)
+                await self._count({target: one for target, one in failures.items() if target not in self._ended})
             endings, self._endings = self._endings, {}
             for (subscription, url), ending in endings.items():
                 await self._disable(subscription, url, ending)
@@ -101,13 +102,16 @@ class Streaks:
                     await self._stopping.wait()
 
     async def _end(self, delivered: Collection[Target]) -> None:
+        """End the streaks of these. Rows that somebody has are left for the next time; at the end, waited for."""
+        stopping = self._stopping.is_set()
+        left: Collection[Target]
         try:
             async with self._store.transaction() as connection:
-                await end_streaks(connection, delivered, wait=True)
+                left = await end_streaks(connection, delivered, wait=stopping)
         except StoreError as error:
             log.warning("streaks.not_ended", subscriptions=len(delivered), error=str(error))
-            if not self._stopping.is_set():
-                self.end(delivered)
+            left = () if stopping else delivered
+        self.end(left)
 
     async def _count(self, failures: Mapping[Target, Failures]) -> None:
         try:
@@ -139,8 +143,12 @@ class Streaks:
     async def _disable(self, subscription: UUID, url: str, ending: _Ending) -> None:
         try:
             async with self._store.transaction() as connection:
+                since = ending.failing_since
+                if since is not None and await streaks.delivered_since(connection, subscription, since):
+                    await end_streaks(connection, [(subscription, url)], wait=True)
+                    return
                 disabled = await subscriptions.disable(
-                    connection, subscription, url=url, reason=ending.reason, failing_since=ending.failing_since
+                    connection, subscription, url=url, reason=ending.reason, failing_since=since
                 )
         except StoreError as error:
             log.warning("subscription.not_disabled", subscription_id=str(subscription), error=str(error))

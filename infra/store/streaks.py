@@ -41,6 +41,10 @@ RETURNING before.id, before.url, before.failures, before.failing_since, before.f
           extract(epoch FROM clock_timestamp() - before.failing_since)::float8 AS age_s
 """
 
+_DELIVERED_SINCE = """
+SELECT EXISTS (SELECT FROM deliveries WHERE subscription_id = $1 AND status = 'delivered' AND updated_at > $2)
+"""
+
 _MARK_TOLD = "UPDATE subscriptions SET failing_told = true WHERE id = $1"
 
 
@@ -78,6 +82,11 @@ async def end(conn: asyncpg.Connection, delivered: Collection[Target]) -> list[S
     """End the streaks of these, whose rows the caller has locked; what they were."""
     ids, urls = [subscription for subscription, _ in delivered], [url for _, url in delivered]
     return [StreakRow(**record) for record in await conn.fetch(_END_STREAKS, ids, urls)]
+
+
+async def delivered_since(conn: asyncpg.Connection, subscription: UUID, moment: datetime) -> bool:
+    """Whether anything was. Reads all the deliveries of the subscription: not for the hot path."""
+    return bool(await conn.fetchval(_DELIVERED_SINCE, subscription, moment))
 
 
 async def mark_told(conn: asyncpg.Connection, subscription: UUID) -> None:

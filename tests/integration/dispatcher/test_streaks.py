@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -169,6 +170,38 @@ async def test_a_success_waits_for_nobody_who_has_the_row_and_ends_the_streak_la
     await eventually(ended)
     ((kind, data),) = await told(store)
     assert (kind, data["failures"]) == ("subscription.recovered", 9)
+
+
+async def test_a_streak_whose_end_got_lost_disables_nothing_and_begins_anew(
+    attempt: Attempt, settle: Attempt, seed: Seed, store: Store
+) -> None:
+    """Its dispatcher died before the ending was written; the history has what was delivered."""
+    began = wall() - timedelta(hours=1)
+    key = await seed.subscription()
+    await settle(key, Delivered(), YES)
+    async with store.connection() as conn:
+        await conn.execute("UPDATE subscriptions SET failures = 9, failing_since = $2 WHERE id = $1", key, began)
+    await attempt(key)
+    assert await streak(seed, key) == (False, 0, False)
+    assert (await seed.row("subscriptions", key))["state"] == "enabled"
+
+
+async def test_nobody_who_stands_still_with_one_row_keeps_other_streaks_from_ending(
+    settle: Attempt, seed: Seed, store: Store
+) -> None:
+    stuck, free = [await seed.subscription(failures=4, failing_since=wall()) for _ in range(2)]
+    change = "UPDATE subscriptions SET description = 'new' WHERE id = $1"
+
+    async def ended() -> bool:
+        return await streak(seed, free) == (False, 0, False)
+
+    async with store.transaction() as still:
+        await still.execute(change, stuck)
+        async with store.transaction() as other:
+            await other.execute(change, free)
+            for key in (stuck, free):
+                await settle(key, Delivered(), YES)
+        await eventually(ended)
 
 
 async def test_settling_waits_for_nobody_who_has_the_row_of_an_endpoint_that_fails(
