@@ -52,6 +52,7 @@ class _FlushedOnceATurn:
     """What is written in one turn of the event loop goes out together, at its end.
 
     A dispatcher writes a line for every delivery, for hundreds in one turn: a system call for each was 3 % of its CPU.
+    Who is killed loses the lines of that turn.
     """
 
     def __init__(self, out: BinaryIO) -> None:

@@ -89,8 +89,9 @@ def deliver(self: Any, webhook_id: str, url: str, body: str) -> None:
 
 
 def publish(broker_url: str, messages: Sequence[tuple[str, str, str]]) -> None:
-    """Put these into the queue of the workers: each the arguments of `deliver`."""
+    """Put these, and nothing else, into the queue of the workers: each the arguments of `deliver`."""
     with app.connection_for_write(broker_url) as connection, app.amqp.Producer(connection) as producer:
+        app.control.purge(connection)
         for one in messages:
             deliver.apply_async(one, producer=producer)
 

@@ -22,8 +22,8 @@ def run(*cases: Case, to: Path | None = None) -> None:
         for name, rounds in asyncio.run(_measured(case)).items():
             summaries[name] = {"median": median(rounds), "min": min(rounds), "max": max(rounds)}
             print(f"{name:30}" + "".join(f"  {what} {value:10.3f}" for what, value in summaries[name].items()))
-    if to is not None:
-        to.write_bytes(orjson.dumps(summaries, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        if to is not None:  # after each case: the next one may fail
+            to.write_bytes(orjson.dumps(summaries, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
