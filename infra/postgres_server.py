@@ -114,13 +114,14 @@ class PostgresServer:
                 folder.rmdir()
 
     def kill(self) -> None:
-        """SIGKILL the server and wait until the process is gone, as in a crash."""
+        """SIGKILL the server, all of its processes, and wait until they are gone, as in a crash of the machine."""
         pid = self.pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
             deadline = time.monotonic() + _STOP_TIMEOUT_S
             while self.pid() == pid and time.monotonic() < deadline:
                 time.sleep(0.005)
+            self._end_orphans()
 
     def _start_once(self) -> bool:
         if self._running():
@@ -144,7 +145,7 @@ class PostgresServer:
         return self._run("pg_ctl", *where, "start", "-w", "-t", str(_START_TIMEOUT_S), "-o", given)
 
     def _end_orphans(self) -> None:
-        """End what is left of a killed server: a backend amid a long statement does not notice, and goes on writing."""
+        """End what is left of a killed server: a backend amid a statement does not notice, and may still commit it."""
         orphans = [process for process in psutil.process_iter() if self._is_ours(process)]
         for orphan in orphans:
             with suppress(psutil.Error):

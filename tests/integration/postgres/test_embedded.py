@@ -152,7 +152,14 @@ async def test_what_is_left_of_a_killed_server_is_ended_before_the_next_one_star
             return await ask(dsn, f"SELECT state FROM pg_stat_activity WHERE pid = {backend.pid}") == "active"
 
         await eventually(amid_it, deadline_s=DEADLINE_S)
-        await asyncio.to_thread(PostgresServer(home / "postgres").kill)
+        server = server_pid(home)
+        assert server is not None
+        os.kill(server, signal.SIGKILL)  # that process alone
+
+        async def is_gone() -> bool:
+            return server_pid(home) is None
+
+        await eventually(is_gone, deadline_s=DEADLINE_S)
         assert backend.status() != psutil.STATUS_ZOMBIE
     async with open_embedded_postgres(home) as dsn:
         assert not backend.is_running() or backend.status() == psutil.STATUS_ZOMBIE
