@@ -18,20 +18,28 @@ RATES = (5, 50, 500)  # requests a second
 HELD = 100_000
 MEASURED_S = 10.0
 STEADY_S = 12.0
+ROUNDS = 3
 ENDPOINTS = 20
 HEALTHY_PER_S = 100.0
 
 
 async def measure() -> figures.Figures:
-    """Three limited endpoints, each by itself; then 20 healthy ones at 100/s in all, without and with one draining."""
+    """Three limited endpoints, each by itself; then 20 healthy ones at 100/s in all, without and with one draining.
+
+    The aim is that it costs the others nothing at 50/s. At 500/s there are six times as many deliveries on one machine,
+    and the others feel that work, whoever it is for.
+    """
     with running_server() as rabbit, running_postgres(durable=True) as postgres:
         used = {f"rate_limit.used_ratio_{rate}": [await _used(postgres, rabbit.url, rate)] for rate in RATES}
-        alone = await _latencies_ms(postgres, rabbit.url, draining=False)
-        beside = await _latencies_ms(postgres, rabbit.url, draining=True)
+        latencies_ms: dict[int, list[list[float]]] = {0: [], 50: [], 500: []}
+        for _ in range(ROUNDS):
+            for rate, rounds in latencies_ms.items():
+                rounds.append(await _latencies_ms(postgres, rabbit.url, draining=rate))
+    p99s = {rate: [p(99, one) for one in rounds] for rate, rounds in latencies_ms.items()}
     return used | {
-        "rate_limit.others_alone_p99_ms": [p(99, alone)],
-        "rate_limit.others_p99_ms": [p(99, beside)],
-        "rate_limit.others_p99_ratio": figures.ratios([p(99, beside)], [p(99, alone)]),
+        "rate_limit.others_alone_p99_ms": p99s[0],
+        "rate_limit.others_p99_ratio_50": figures.ratios(p99s[50], p99s[0]),
+        "rate_limit.others_p99_ratio_500": figures.ratios(p99s[500], p99s[0]),
     }
 
 
@@ -49,22 +57,23 @@ async def _used(postgres: Postgres, broker_url: str, rate: int) -> float:
     return came / (rate * MEASURED_S)
 
 
-async def _latencies_ms(postgres: Postgres, broker_url: str, *, draining: bool) -> list[float]:
+async def _latencies_ms(postgres: Postgres, broker_url: str, *, draining: int) -> list[float]:
+    """Of the healthy ones, with an endpoint of so many requests a second, which has a backlog, or without one."""
     types = [f"well.n{number}" for number in range(ENDPOINTS)]
     async with installation(postgres, broker_url) as system, Receiver() as receiver, system.api() as api:
         for event_type in types:
             await api.subscribe(receiver.url("/well"), event_type)
         if draining:
-            await _drain(system, receiver)
+            await _drain(system, receiver, draining)
         async with dispatchers(system, 3), system.publisher() as publisher:
             came = await steady(publisher, receiver, types, path="/well", per_s=HEALTHY_PER_S, seconds=STEADY_S)
     return [one.latency_ms for one in came]
 
 
-async def _drain(system: System, receiver: Receiver) -> None:
+async def _drain(system: System, receiver: Receiver, rate: int) -> None:
     async with system.api() as api:
-        rate = {"requests_per_s": max(RATES), "burst": 1}
-        limited = await api.subscribe(receiver.url("/limited"), "limited", rate_limit=rate)
+        limit = {"requests_per_s": rate, "burst": 1}
+        limited = await api.subscribe(receiver.url("/limited"), "limited", rate_limit=limit)
     await add_deliveries(system.database_url, limited["id"], HELD)
 
 
