@@ -48,6 +48,7 @@ class Postgres:
                 **SERVER_SETTINGS,
                 "listen_addresses": "127.0.0.1",
                 "port": str(self.port),
+                "max_connections": "500",  # of a dozen dispatchers, each with both pools full, and of who looks on
                 "fsync": "on" if durable else "off",
                 "logging_collector": "off",  # what goes wrong is in pg/start.log
             },
@@ -110,7 +111,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
             server.start()
             yield server
         finally:
-            server.kill()
+            server.stop()  # not killed: that would leave its shared memory behind for good
             shutil.rmtree(folder, ignore_errors=True)
 
 
