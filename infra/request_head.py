@@ -1,0 +1,107 @@
+"""What an endpoint reads before the body: the request line and the headers, which are the same for each URL but for the
+caller's own."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from infra.addresses import refused_notation
+from schemas.deliveries import Failure
+
+# What the caller may not set: what we set, what frames the message, and what speaks to the connection.
+OWN_HEADERS: Final = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+_TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110 section 5.6.2, lower case
+_SAME_FOR_ALL: Final = "".join(
+    (
+        f"User-Agent: Hookhare/{version('hookhare')}\r\n",
+        "Content-Type: application/json\r\n",
+        "Accept: */*\r\n",
+        "Accept-Encoding: identity\r\n",  # the beginning of a compressed body tells a person nothing
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A URL as it is connected to, and how every request to it begins.
+
+    `place` is never sent: aiohttp's connector asks it where to.
+    """
+
+    host: str
+    place: aiohttp.ClientRequest
+    beginning: str
+
+    def head(self, headers: Mapping[str, str], body_bytes: int) -> bytes:
+        """The head of a request with the caller's `headers`, and a body of so many bytes.
+
+        Raises ValueError for a header that is ours to set or frames the message, or is not printable ASCII.
+        """
+        lines = [self.beginning]
+        for name, value in headers.items():
+            fault = header_fault(name)
+            if fault is None and not (value.isascii() and value.isprintable()):
+                fault = "has a value that is not printable ASCII"
+            if fault is not None:
+                raise ValueError(f"the header {name!r} {fault}")
+            lines.append(f"{name}: {value}\r\n")
+        lines.append(f"Content-Length: {body_bytes}\r\n\r\n")
+        return "".join(lines).encode("ascii")
+
+
+def read_target(url: str) -> Target | tuple[Failure, str]:
+    """What to connect to and to ask for, or what is wrong with `url`. Path and query stay as they are, to the letter.
+
+    Runs within an event loop.
+    """
+    fault = "the URL is not one that a webhook can be sent to"
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        return Failure.INTERNAL, fault
+    try:
+        read, written = URL(url), urlsplit(url)
+    except ValueError:
+        return Failure.INTERNAL, fault
+    host = read.raw_host
+    if read.scheme not in {"http", "https"} or not host or read.raw_user is not None:
+        return Failure.INTERNAL, fault
+    if (notation := refused_notation(host)) is not None:
+        return Failure.FORBIDDEN_ADDRESS, notation
+    query = f"?{written.query}" if written.query else ""
+    asked = f"{written.path or '/'}{query}"
+    exact = URL(f"{read.scheme}://{read.host_port_subcomponent}{asked}", encoded=True)
+    place = aiohttp.ClientRequest(hdrs.METH_POST, exact, loop=asyncio.get_running_loop())
+    return Target(host, place, f"POST {asked} HTTP/1.1\r\nHost: {place.headers[hdrs.HOST]}\r\n{_SAME_FOR_ALL}")
+
+
+@lru_cache(maxsize=8192)
+def header_fault(name: str) -> str | None:
+    """Why the caller may not set the header `name`, as the end of a sentence."""
+    lower = name.lower()
+    if not name or not name.isascii() or not _TOKEN.issuperset(lower):
+        return "is not a header's name"
+    return "is not the caller's to set" if lower in OWN_HEADERS else None
