@@ -6,7 +6,7 @@ is no suspect, it adds a second consumer for the rest of the prefetch. When a su
 cancelled, the others are waited for, the suspect is handed out, alone, and then it begins again with one.
 
 aiormq's own basic_consume is used: aio-pika's wrapping costs two thirds more for each message. The callback only hands
-over, because closing a channel cancels the callbacks that run on it.
+over, because closing a channel ends what runs on it.
 """
 
 import asyncio
@@ -19,7 +19,9 @@ from typing import Final
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
-from aiormq.exceptions import ChannelClosed
+from aiormq.exceptions import ChannelClosed, InvalidFrameError
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from infra.broker.amqp_link import AMQP_FAULTS, Wire, amqp_faults
 from infra.broker.amqp_message import to_received
@@ -63,6 +65,7 @@ class Session:
         self._over: str | None = None
         self._turn = asyncio.Event()  # something that run() waits for may have happened
         self._settling = asyncio.Lock()  # acks must leave in the order in which they were computed
+        channel._on_deliver_frame = self._read_message  # type: ignore[method-assign]  # noqa: SLF001
 
     async def run(self) -> None:
         """Consume for as long as the channel lives. Raises BrokerUnavailable when it does not any more."""
@@ -108,6 +111,16 @@ class Session:
                 await self._channel.close(ChannelClosed(None, "closed by its consumer"))
         finally:
             cut.cancel()
+
+    async def _read_message(self, frame: Basic.Deliver) -> None:
+        """In place of aiormq's own, which makes a task of every message and keeps it in two stores: 14 of the 92
+        microseconds that a message took (measured)."""
+        header = await self._channel._get_frame()  # noqa: SLF001
+        if not isinstance(header, ContentHeader):
+            raise InvalidFrameError(header)
+        delivered = await self._channel._read_content(frame, header)  # noqa: SLF001
+        if frame.consumer_tag in self._channel.consumers:
+            await self._deliver(delivered)
 
     async def _deliver(self, delivered: DeliveredMessage) -> None:
         """aiormq's callback; it runs before that of any later message."""
