@@ -71,7 +71,7 @@ async def steady(
 
 
 @asynccontextmanager
-async def beside(work: Awaitable[None]) -> AsyncIterator[None]:
+async def beside(work: Awaitable[object]) -> AsyncIterator[None]:
     """Something else goes on for as long as the context is open."""
     task = asyncio.ensure_future(work)
     try:
