@@ -22,12 +22,9 @@ import asyncio
 import logging
 from typing import Final
 
-from aiormq.abc import DeliveredMessage
-
 from infra.broker.amqp_link import amqp_faults
-from infra.broker.amqp_message import to_received
-from infra.broker.base import SUSPECT_DELIVERY_COUNT, Received
-from infra.broker.rabbit_session import Session, Token
+from infra.broker.base import Received
+from infra.broker.rabbit_session import Session
 from schemas.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
@@ -60,13 +57,7 @@ class SessionInOrder(Session):
         await self._until(lambda: len(self._unacked) == len(self._suspects))
         raise BrokerUnavailable("beginning anew, to hand out a suspect alone")
 
-    async def _deliver(self, delivered: DeliveredMessage) -> None:
-        tag = delivered.delivery_tag
-        if self._over is not None or tag is None:
-            return
-        received = to_received(delivered, self._queue, Token(self, tag))
-        self._unacked[tag] = None
-        suspect = received.delivery_count >= SUSPECT_DELIVERY_COUNT
+    def _arrive(self, received: Received, *, suspect: bool) -> None:
         if self._narrow and not suspect:
             # Kept back until its consumer is cancelled: were it acked before, the next one might be on its way to a
             # consumer that is no more, and the broker would take that back, and hand it out late.

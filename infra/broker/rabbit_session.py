@@ -5,8 +5,8 @@ consumers that begin after it. So a session begins with a consumer that may have
 is no suspect, it adds a second consumer for the rest of the prefetch. When a suspect turns up among others, both are
 cancelled, the others are waited for, the suspect is handed out, alone, and then it begins again with one.
 
-aiormq's own basic_consume is used: aio-pika's wrapping costs two thirds more for each message. The callback only hands
-over, because closing a channel ends what runs on it.
+aiormq is used without aio-pika, whose wrapping costs two thirds more for each message. What reads the channel only
+hands over, because closing a channel ends what runs on it.
 """
 
 import asyncio
@@ -119,17 +119,14 @@ class Session:
         if not isinstance(header, ContentHeader):
             raise InvalidFrameError(header)
         delivered = await self._channel._read_content(frame, header)  # noqa: SLF001
-        if frame.consumer_tag in self._channel.consumers:
-            await self._deliver(delivered)
+        tag = frame.delivery_tag
+        if self._over is None and tag is not None and frame.consumer_tag in self._channel.consumers:
+            received = to_received(delivered, self._queue, Token(self, tag))
+            self._unacked[tag] = None
+            self._arrive(received, suspect=received.delivery_count >= SUSPECT_DELIVERY_COUNT)
 
-    async def _deliver(self, delivered: DeliveredMessage) -> None:
-        """aiormq's callback; it runs before that of any later message."""
-        tag = delivered.delivery_tag
-        if self._over is not None or tag is None:
-            return
-        received = to_received(delivered, self._queue, Token(self, tag))
-        self._unacked[tag] = None
-        suspect = received.delivery_count >= SUSPECT_DELIVERY_COUNT
+    def _arrive(self, received: Received, *, suspect: bool) -> None:
+        """A message came; the next one comes after this."""
         if suspect and not self._narrow:
             self._suspects.append(received)
         else:
@@ -142,7 +139,7 @@ class Session:
     async def _add_consumer(self, prefetch: int) -> None:
         with amqp_faults("beginning to consume"):
             await self._channel.basic_qos(prefetch_count=prefetch, timeout=self._timeout_s)
-            begun = await self._channel.basic_consume(self._queue.value, self._deliver, timeout=self._timeout_s)
+            begun = await self._channel.basic_consume(self._queue.value, _unused, timeout=self._timeout_s)
         assert begun.consumer_tag is not None
         self._consumers.append(begun.consumer_tag)
 
@@ -214,6 +211,10 @@ class Session:
     def _forget(self, tags: Sequence[int]) -> None:
         for tag in tags:
             del self._unacked[tag]
+
+
+async def _unused(_: DeliveredMessage) -> None:
+    """aiormq wants a callback; `_read_message` stands where it would be called."""
 
 
 def _tag(received: Received) -> int:
