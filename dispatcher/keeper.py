@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from dispatcher.burial import MESSAGE_ID_HEADER, REASON_HEADER
 from infra.broker.base import Consumer, Queue, Received
-from infra.store import statements as sql
+from infra.store import upkeep
 from infra.store.dead_letters import pack_properties
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -56,7 +56,7 @@ class Keeper:
             try:
                 async with self._store.connection() as connection:
                     columns = map(list, zip(*rows, strict=True))
-                    await connection.execute(sql.KEEP_DEAD_LETTERS, *columns)
+                    await connection.execute(upkeep.KEEP_DEAD_LETTERS, *columns)
                 return
             except StoreError as error:
                 log.warning("keeper.retry", letters=len(rows), error=str(error))

@@ -19,7 +19,7 @@ from dispatcher.hints import Hints
 from dispatcher.lanes import Lanes
 from dispatcher.settlement import Outcome, Settlement
 from infra.settings import Settings
-from infra.store import deliveries
+from infra.store import deliveries, upkeep
 from infra.store import statements as sql
 from infra.store.store import Store, transaction_patience_s
 from infra.telemetry import Telemetry
@@ -91,7 +91,7 @@ class Reconciler:
     async def _end_stalled_sessions(self) -> None:
         """Of processes that stand still amid a transaction: nobody else could work on what they have locked."""
         async with self._store.connection() as connection:
-            ended = await connection.fetch(sql.END_STALLED_SESSIONS, self._patience_s)
+            ended = await connection.fetch(upkeep.END_STALLED_SESSIONS, self._patience_s)
         self._count("stalled_sessions", len(ended))
 
     async def _hold_lost_claims(self) -> None:
@@ -110,8 +110,8 @@ class Reconciler:
     async def _free_leases(self) -> None:
         """The leases of the dead, and their roles."""
         async with self._store.connection() as connection:
-            leases = await connection.fetch(sql.FREE_DEAD_LEASES, self._heartbeat.incarnation, self._liveness_s)
-            roles = await connection.fetch(sql.FREE_DEAD_ROLES, self._heartbeat.incarnation, self._liveness_s)
+            leases = await connection.fetch(upkeep.FREE_DEAD_LEASES, self._heartbeat.incarnation, self._liveness_s)
+            roles = await connection.fetch(upkeep.FREE_DEAD_ROLES, self._heartbeat.incarnation, self._liveness_s)
         self._count("dead_leases", len(leases))
         self._count("dead_roles", len(roles))
 
@@ -119,11 +119,11 @@ class Reconciler:
         """The claims of the dead, and those older than the cap."""
         cap_s = self._heartbeat.times.claim_cap_s
         judge = self._heartbeat.incarnation
-        await self._in_batches("dead_claims", sql.FREE_DEAD_CLAIMS, judge, self._liveness_s, cap_s)
+        await self._in_batches("dead_claims", upkeep.FREE_DEAD_CLAIMS, judge, self._liveness_s, cap_s)
 
     async def _hold_overdue(self) -> None:
         """Retries whose hint is late beyond the grace: with a wiped broker, all of them."""
-        await self._in_batches("overdue_retries", sql.HOLD_OVERDUE, self._settings.reconcile_grace_s)
+        await self._in_batches("overdue_retries", upkeep.HOLD_OVERDUE, self._settings.reconcile_grace_s)
 
     async def _in_batches(self, what: str, statement: str, *arguments: object) -> None:
         """Run a statement that holds rows until it finds no more, and hold the endpoints of those that it held."""
@@ -138,7 +138,7 @@ class Reconciler:
     async def _end_orphaned(self) -> None:
         """Waiting rows of subscriptions that are disabled or deleted."""
         limit = self._settings.batch_rows
-        for statement in sql.END_ORPHANED:
+        for statement in upkeep.END_ORPHANED:
             number = limit
             while number == limit:
                 async with self._store.transaction() as connection:
@@ -152,7 +152,7 @@ class Reconciler:
     async def _hold_open_backlogs(self) -> None:
         """Held rows behind an open endpoint: nobody would feed them."""
         async with self._store.connection() as connection:
-            rows = await connection.fetch(sql.OPEN_WITH_BACKLOG)
+            rows = await connection.fetch(upkeep.OPEN_WITH_BACKLOG)
         await self._hold_endpoints({row["id"] for row in rows})
         self._count("open_backlogs", len(rows))
 

@@ -9,7 +9,7 @@ from dispatcher.core.pace import replay_step
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.lanes import Lanes
 from infra.settings import Settings
-from infra.store import partitions, replays
+from infra.store import partitions, replays, upkeep
 from infra.store import statements as sql
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -64,7 +64,7 @@ class Upkeep:
         while True:
             try:
                 async with self._store.connection() as connection:
-                    view = await connection.fetchrow(sql.BACKLOG_VIEW)
+                    view = await connection.fetchrow(upkeep.BACKLOG_VIEW)
             except StoreError:
                 view = None  # the gauges keep what they showed; the heartbeat logs the outage
             if view is not None:
@@ -104,7 +104,7 @@ class Upkeep:
                     connection, window_s=settings.dedupe_window_s, limit=_KEYS_AT_ONCE
                 )
             retention_s = settings.retention_days * 86_400.0
-            for statement in (sql.FORGET_DEAD_LETTERS, sql.FORGET_REPLAYS):
+            for statement in (upkeep.FORGET_DEAD_LETTERS, upkeep.FORGET_REPLAYS):
                 forgotten = _FORGOTTEN_AT_ONCE
                 while forgotten == _FORGOTTEN_AT_ONCE:
                     forgotten = len(await connection.fetch(statement, retention_s, _FORGOTTEN_AT_ONCE))

@@ -29,7 +29,7 @@ from dispatcher.settlement import Outcome, Settlement
 from dispatcher.streaks import Streaks
 from infra.broker.base import Broker
 from infra.settings import read_settings
-from infra.store import deliveries, statements
+from infra.store import deliveries, statements, upkeep
 from infra.store.store import Store, open_store
 from infra.telemetry import open_telemetry
 from schemas.deliveries import Status
@@ -299,7 +299,7 @@ def may_judge(me: int) -> bool:
 async def test_free_dead_claims(house: House, me: int) -> None:
     judge = house.incarnations[me]
     seen = await house.after(
-        lambda: house.connection.fetch(statements.FREE_DEAD_CLAIMS, judge, LIVENESS_S, CLAIM_CAP_S, ALL)
+        lambda: house.connection.fetch(upkeep.FREE_DEAD_CLAIMS, judge, LIVENESS_S, CLAIM_CAP_S, ALL)
     )
     if may_judge(me):
         assert seen.rows == changed(
@@ -315,7 +315,7 @@ async def test_free_dead_claims(house: House, me: int) -> None:
 @JUDGES
 async def test_free_dead_leases(house: House, me: int) -> None:
     seen = await house.after(
-        lambda: house.connection.fetch(statements.FREE_DEAD_LEASES, house.incarnations[me], LIVENESS_S)
+        lambda: house.connection.fetch(upkeep.FREE_DEAD_LEASES, house.incarnations[me], LIVENESS_S)
     )
     assert seen.subscriptions == {
         key: (
@@ -330,13 +330,13 @@ async def test_free_dead_leases(house: House, me: int) -> None:
 
 
 async def test_hold_overdue(house: House) -> None:
-    seen = await house.after(lambda: house.connection.fetch(statements.HOLD_OVERDUE, GRACE_S, ALL))
+    seen = await house.after(lambda: house.connection.fetch(upkeep.HOLD_OVERDUE, GRACE_S, ALL))
     assert seen.rows == changed(house, lambda key, row: twins.hold_overdue(row, overdue=key in house.overdue))
 
 
 async def test_end_orphaned(house: House) -> None:
     async def end() -> None:
-        for statement in statements.END_ORPHANED:
+        for statement in upkeep.END_ORPHANED:
             await house.connection.execute(statement, ALL)
 
     seen = await house.after(end)
@@ -344,7 +344,7 @@ async def test_end_orphaned(house: House) -> None:
 
 
 async def test_open_with_backlog(house: House) -> None:
-    found = await house.connection.fetch(statements.OPEN_WITH_BACKLOG)
+    found = await house.connection.fetch(upkeep.OPEN_WITH_BACKLOG)
     assert (
         {row["id"] for row in found}
         == {key for key, one in house.before.subscriptions.items() if twins.open_with_backlog(one, house.under(key))}

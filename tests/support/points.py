@@ -35,11 +35,13 @@ from infra.store import (
     statements,
     streaks,
     subscriptions,
+    upkeep,
 )
 
 _MODULES: Final = (
     *(postgres_rows, dead_letters, deliveries, operational, partitions, replays, streaks, subscriptions),
     statements,
+    upkeep,
 )
 _TURNS: Final = 20  # of the loop, after which what was begun has written its bytes
 

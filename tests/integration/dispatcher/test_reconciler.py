@@ -14,6 +14,7 @@ from dispatcher.reconciler import Reconciler
 from dispatcher.settlement import Settlement
 from infra.settings import Settings, read_settings
 from infra.store import statements as sql
+from infra.store import upkeep
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 from schemas.work import WorkItem
@@ -151,7 +152,7 @@ async def test_a_claim_that_is_made_while_a_judge_looks_is_not_freed(
     delivery = await seed.delivery(subscription, status="pending", claimed_by=back)
     await age(store, delivery, "claimed_at", 1)
     looks = "WHERE EXISTS (SELECT FROM (SELECT pg_advisory_xact_lock(1)) AS looks) AND EXISTS"
-    slow = sql.FREE_DEAD_CLAIMS.replace("WHERE EXISTS", looks, 1)
+    slow = upkeep.FREE_DEAD_CLAIMS.replace("WHERE EXISTS", looks, 1)
     judge = (heartbeat.incarnation, 5.0, 150.0, 10)
 
     async def judge_slowly() -> list[asyncpg.Record]:
@@ -167,7 +168,7 @@ async def test_a_claim_that_is_made_while_a_judge_looks_is_not_freed(
         judging = asyncio.create_task(judge_slowly())
         await eventually(is_looking)
         async with store.transaction() as connection:
-            assert len(await connection.fetch(sql.FREE_DEAD_CLAIMS, *judge)) == 1
+            assert len(await connection.fetch(upkeep.FREE_DEAD_CLAIMS, *judge)) == 1
             await connection.execute("UPDATE dispatchers SET renewed_at = clock_timestamp() WHERE id = $1", back)
             assert len(await connection.fetch(sql.CLAIM_HELD, back, 4.0, [subscription], [10])) == 1
     assert await judging == []

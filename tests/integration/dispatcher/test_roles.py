@@ -19,6 +19,7 @@ from dispatcher.roles import Name, Role, RoleLost
 from infra.broker.base import Broker, Queue, Received
 from infra.settings import Settings
 from infra.store import statements as sql
+from infra.store import upkeep
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 from schemas.messages import Message
@@ -92,7 +93,7 @@ async def test_the_role_of_the_dead_is_freed_by_who_may_judge(
     other = await seed.dispatcher(renewed_ago_s=renewed_ago_s)
     await hand_to(store, other)
     async with store.connection() as connection:
-        await connection.fetch(sql.FREE_DEAD_ROLES, judge, LIVENESS_S)
+        await connection.fetch(upkeep.FREE_DEAD_ROLES, judge, LIVENESS_S)
     assert await holder(store) == (None if freed else other)
 
 
@@ -108,9 +109,9 @@ async def test_the_role_is_not_freed_amid_an_admission_and_nobody_waits_for_that
                 "UPDATE dispatchers SET renewed_at = renewed_at - interval '1 hour' WHERE id = $1",
                 heartbeat.incarnation,
             )
-            assert not await connection.fetch(sql.FREE_DEAD_ROLES, judge, LIVENESS_S)
+            assert not await connection.fetch(upkeep.FREE_DEAD_ROLES, judge, LIVENESS_S)
     async with store.connection() as connection:
-        assert await connection.fetch(sql.FREE_DEAD_ROLES, judge, LIVENESS_S)
+        assert await connection.fetch(upkeep.FREE_DEAD_ROLES, judge, LIVENESS_S)
 
 
 class Consumer:
