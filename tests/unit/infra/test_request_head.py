@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.request_head import OWN_HEADERS, header_fault
+from infra.request_head import OWN_HEADERS, Target, header_fault, read_target
 from schemas.subscriptions import headers_fault
 
 
@@ -19,3 +19,45 @@ def test_a_subscription_cannot_have_a_header_that_every_delivery_would_fail_on(n
 )
 def test_what_the_dispatcher_and_subscriptions_set_may_be_set(name: str) -> None:
     assert header_fault(name) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "asked", "host"),
+    [
+        ("http://a.example", "/", "a.example"),
+        ("http://a.example?q=1", "/?q=1", "a.example"),
+        ("http://A.Example.:80//x?", "//x", "a.example"),
+        ("https://a.example:8443/x/../y?z=%2f#part", "/x/../y?z=%2f", "a.example:8443"),
+        ("http://a.example/%0d%0aX:1", "/%0d%0aX:1", "a.example"),
+        ("http://[2606:4700::1]:81/h", "/h", "[2606:4700::1]:81"),
+    ],
+)
+async def test_a_head_is_these_lines_and_no_others(url: str, asked: str, host: str) -> None:
+    target = read_target(url)
+    assert isinstance(target, Target)
+    line, *headers, end, body = target.head({"webhook-id": "evt_1"}, 17).decode().split("\r\n")
+    assert (line, end, body) == (f"POST {asked} HTTP/1.1", "", "")
+    assert [header for header in headers if not header.startswith("User-Agent: Hookhare/")] == [
+        f"Host: {host}",
+        "Content-Type: application/json",
+        "Accept: */*",
+        "Accept-Encoding: identity",
+        "webhook-id: evt_1",
+        "Content-Length: 17",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("Content-Length", "1", "is not the caller's to set"),
+        ("a b", "1", "is not a header's name"),
+        ("x", "1\r\ny: 2", "has a value that is not printable ASCII"),
+        ("x", "ü", "has a value that is not printable ASCII"),
+    ],
+)
+async def test_what_the_caller_may_not_say_is_refused(name: str, value: str, fault: str) -> None:
+    target = read_target("http://a.example/")
+    assert isinstance(target, Target)
+    with pytest.raises(ValueError, match=fault):
+        target.head({name: value}, 0)
