@@ -10,6 +10,7 @@ hands over, because closing a channel ends what runs on it.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Final
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
-from aiormq.exceptions import ChannelClosed, InvalidFrameError
+from aiormq.exceptions import ChannelClosed
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
@@ -27,6 +28,8 @@ from infra.broker.amqp_link import AMQP_FAULTS, Wire, amqp_faults
 from infra.broker.amqp_message import to_received
 from infra.broker.base import SUSPECT_DELIVERY_COUNT, Queue, Received
 from schemas.errors import BrokerUnavailable
+
+log = logging.getLogger(__name__)
 
 _CLOSE_S: Final = 2.0
 
@@ -115,15 +118,19 @@ class Session:
     async def _read_message(self, frame: Basic.Deliver) -> None:
         """In place of aiormq's own, which makes a task of every message and keeps it in two stores: 14 of the 92
         microseconds that a message took (measured)."""
-        header = await self._channel._get_frame()  # noqa: SLF001
-        if not isinstance(header, ContentHeader):
-            raise InvalidFrameError(header)
-        delivered = await self._channel._read_content(frame, header)  # noqa: SLF001
-        tag = frame.delivery_tag
-        if self._over is None and tag is not None and frame.consumer_tag in self._channel.consumers:
-            received = to_received(delivered, self._queue, Token(self, tag))
-            self._unacked[tag] = None
-            self._arrive(received, suspect=received.delivery_count >= SUSPECT_DELIVERY_COUNT)
+        try:
+            header = await self._channel._get_frame()  # noqa: SLF001
+            assert isinstance(header, ContentHeader), header
+            delivered = await self._channel._read_content(frame, header)  # noqa: SLF001
+            tag = frame.delivery_tag
+            if self._over is None and tag is not None and frame.consumer_tag in self._channel.consumers:
+                received = to_received(delivered, self._queue, Token(self, tag))
+                self._unacked[tag] = None
+                self._arrive(received, suspect=received.delivery_count >= SUSPECT_DELIVERY_COUNT)
+        except Exception:
+            # Raised from here it would end aiormq's reader of the channel, and nobody would be told for a long time.
+            log.exception("a message of %s cannot be read", self._queue.value)
+            self._end("a message cannot be read")
 
     def _arrive(self, received: Received, *, suspect: bool) -> None:
         """A message came; the next one comes after this."""

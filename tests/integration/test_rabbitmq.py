@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import aiormq
@@ -13,7 +14,9 @@ import pytest
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 
+from infra.broker import rabbit_session
 from infra.broker.amqp_mending import UNREADABLE_HEADER
+from infra.broker.amqp_message import to_received
 from infra.broker.base import Outgoing, Queue, Received, ToEvents
 from infra.broker.rabbit_consumer import RabbitConsumer
 from infra.broker.rabbitmq import RabbitBroker
@@ -171,6 +174,24 @@ async def test_a_consumer_whose_channel_the_broker_closes_begins_again(rabbit_ur
         await consumer.ack([again])
     async with rabbit(rabbit_url) as broker:
         assert await what_is_left(broker) == []
+
+
+async def test_a_consumer_that_fails_over_a_message_begins_again(
+    rabbit_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [ValueError("of ours")]
+
+    def fails_once(*arguments: Any) -> Received:
+        if faults:
+            raise faults.pop()
+        return to_received(*arguments)
+
+    monkeypatch.setattr(rabbit_session, "to_received", fails_once)
+    async with rabbit(rabbit_url) as broker, broker.consume(Queue.EVENTS, prefetch=10) as consumer:
+        await publish(broker, event("again"))
+        (again,) = await receive(consumer)
+        assert again.delivery_count == 1
+        await consumer.ack([again])
 
 
 async def test_a_check_names_what_is_missing(rabbit_url: str) -> None:
