@@ -124,6 +124,8 @@ class ResponseGuard(asyncio.Protocol):
             self._refuse("sent much around a small body")
             return
         self._handler.data_received(data)
+        if self._phase is _Phase.IDLE and len(self._handler):
+            self._transport.abort()  # behind the body's end, in one piece with it, came what nobody asked for
         self._tell_reader()
 
     def _tell_reader(self) -> None:

@@ -99,9 +99,9 @@ async def until_closed(reader: StreamReader) -> None:
         pass
 
 
-async def connections_end(port: int, count: int = 0) -> None:
+async def connections_end(port: int, count: int = 0, *, within_s: float = 2) -> None:
     """Wait until we hold at most `count` connections to `port`."""
-    deadline = monotonic() + 2
+    deadline = monotonic() + within_s
     while len(ours := _connections_to(port)) > count:
         assert monotonic() < deadline, ours
         await asyncio.sleep(0.02)
@@ -277,6 +277,15 @@ async def answers_ahead(it: Hostile, reader: StreamReader, writer: StreamWriter)
     while True:
         await it.request(reader)
         await it.send(writer, OK)
+
+
+async def answers_twice_in_one_piece(it: Hostile, reader: StreamReader, writer: StreamWriter) -> None:
+    """The end of one answer's body, and another answer with it."""
+    await it.request(reader)
+    await it.send(writer, HEAD + b"Content-Length: 2\r\n\r\no")
+    await asyncio.sleep(0.05)  # so that it is a piece of its own
+    await it.send(writer, b"k" + HEAD + b"Content-Length: 6\r\n\r\nforged")
+    await until_closed(reader)
 
 
 def reset(writer: StreamWriter) -> None:

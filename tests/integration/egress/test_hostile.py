@@ -149,8 +149,9 @@ async def test_a_flood_on_an_idle_connection_ends_it() -> None:
     assert endpoint.connections == 2
 
 
-async def test_an_answer_that_came_ahead_is_not_the_next_requests() -> None:
-    async with hostile(scripts.answers_ahead) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
+@pytest.mark.parametrize("script", [scripts.answers_ahead, scripts.answers_twice_in_one_piece])
+async def test_an_answer_that_came_ahead_is_not_the_next_requests(script: Script) -> None:
+    async with hostile(script) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         first = await egress.post(endpoint.url(), headers={}, body=b"{}", timeout_s=DEADLINE_S)
         await connections_end(endpoint.port)
         second = await egress.post(endpoint.url(), headers={}, body=b"{}", timeout_s=DEADLINE_S)
