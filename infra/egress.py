@@ -18,13 +18,14 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Final
 
 import aiohttp
 import structlog
 from aiohttp.abc import ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -53,6 +54,13 @@ _ADDRESSES_A_FAMILY: Final = 4
 _NO_LIMIT: Final = aiohttp.ClientTimeout()  # the one deadline is `post`'s
 _STOPPING: Final = (Failure.INTERNAL, "the dispatcher is stopping")
 _OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class _Handler(ResponseHandler):
+    """Closes at once. Politely, TLS waits half a minute for the peer to end it too."""
+
+    def close(self) -> None:
+        self.abort()
 
 
 class _Tls(ssl.SSLObject):
@@ -136,6 +144,9 @@ class Egress:
             _log.warning("egress.close_timed_out")
 
     async def _post(self, attempt: Attempt, url: str, headers: Mapping[str, str], body: bytes) -> AttemptResult:
+        if self._closing:
+            failure, reason = _STOPPING
+            return NoAnswer(failure, reason, attempt.elapsed_ms(), None)
         target = self._targets(url)
         if not isinstance(target, Target):
             failure, reason = target
@@ -152,7 +163,7 @@ class Egress:
             if guard is None:
                 raise aiohttp.ServerDisconnectedError
             attempt.sends(guard)
-            return await self._exchange(attempt, connection, guard, head + body)
+            return await self._exchange(attempt, connection, guard, head, body)
         finally:
             # A body that ended has given its connection back already. What still holds one is cut: there is no answer,
             # or more to come of it, or the connection was asked to become another protocol's.
@@ -162,7 +173,7 @@ class Egress:
                     guard.abort()  # a polite end waits until the peer has read the request
 
     async def _exchange(
-        self, attempt: Attempt, connection: Connection, guard: ResponseGuard, request: bytes
+        self, attempt: Attempt, connection: Connection, guard: ResponseGuard, head: bytes, body: bytes
     ) -> Answered:
         """Write the request, in one piece, and take the answer.
 
@@ -175,7 +186,7 @@ class Egress:
         guard.begin()
         connection.add_callback(guard.end)
         handler.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=self._read_bytes)
-        transport.write(request)
+        transport.write(head + body)  # no name for it: it would be kept until the answer ends
         message, content = await handler.read()
         while 100 <= message.code <= 199 and message.code != HTTPStatus.SWITCHING_PROTOCOLS:
             message, content = await handler.read()
@@ -227,6 +238,8 @@ async def open_egress(
             limit=0,  # the caller's caps are the limit; waiting here would eat the deadline
             keepalive_timeout=_KEEPALIVE_S,
         )
+        handler: type[ResponseHandler] = _Handler
+        connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001
         egress = Egress(connector, keep_bytes=settings.response_keep_bytes)
         stack.push_async_callback(egress.close)
         yield egress
@@ -293,6 +306,8 @@ def _connect_failure(error: Exception, attempt: Attempt) -> tuple[Failure, str]:
             return Failure.TLS, f"TLS with {host} failed: {_system(error.os_error)}"
         case aiohttp.ClientConnectorError() if error.os_error.errno in _OUR_FAULT:
             return Failure.INTERNAL, f"this dispatcher is short of resources: {_system(error.os_error)}"
+        case aiohttp.ServerDisconnectedError():
+            return Failure.DISCONNECTED, f"{host} closed the connection before the request was sent"
         case aiohttp.ClientConnectorError():
             return Failure.CONNECT, f"no connection to {attempt.address}: {_system(error.os_error)}"
         case _:

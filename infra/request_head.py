@@ -36,14 +36,11 @@ OWN_HEADERS: Final = frozenset(
     }
 )
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110 section 5.6.2, lower case
-_SAME_FOR_ALL: Final = "".join(
-    (
-        f"User-Agent: Hookhare/{version('hookhare')}\r\n",
-        "Content-Type: application/json\r\n",
-        "Accept: */*\r\n",
-        "Accept-Encoding: identity\r\n",  # the beginning of a compressed body tells a person nothing
-    )
-)
+_OURS: Final = f"User-Agent: Hookhare/{version('hookhare')}\r\nContent-Type: application/json\r\n"
+_UNLESS_NAMED: Final = {
+    "accept": "Accept: */*\r\n",
+    "accept-encoding": "Accept-Encoding: identity\r\n",  # the beginning of a compressed body tells a person nothing
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +67,8 @@ class Target:
             if fault is not None:
                 raise ValueError(f"the header {name!r} {fault}")
             lines.append(f"{name}: {value}\r\n")
+        named = set(map(str.lower, headers))
+        lines += [line for name, line in _UNLESS_NAMED.items() if name not in named]
         lines.append(f"Content-Length: {body_bytes}\r\n\r\n")
         return "".join(lines).encode("ascii")
 
@@ -84,18 +83,17 @@ def read_target(url: str) -> Target | tuple[Failure, str]:
         return Failure.INTERNAL, fault
     try:
         read, written = URL(url), urlsplit(url)
-    except ValueError:
+        host = read.raw_host
+        if read.scheme not in {"http", "https"} or not host or read.raw_user is not None:
+            return Failure.INTERNAL, fault
+        if (notation := refused_notation(host)) is not None:
+            return Failure.FORBIDDEN_ADDRESS, notation
+        asked = f"{written.path or '/'}{f'?{written.query}' if written.query else ''}"
+        exact = URL(f"{read.scheme}://{read.host_port_subcomponent}{asked}", encoded=True)
+        place = aiohttp.ClientRequest(hdrs.METH_POST, exact, loop=asyncio.get_running_loop())
+    except (ValueError, IndexError):  # IndexError: yarl, over brackets within a host
         return Failure.INTERNAL, fault
-    host = read.raw_host
-    if read.scheme not in {"http", "https"} or not host or read.raw_user is not None:
-        return Failure.INTERNAL, fault
-    if (notation := refused_notation(host)) is not None:
-        return Failure.FORBIDDEN_ADDRESS, notation
-    query = f"?{written.query}" if written.query else ""
-    asked = f"{written.path or '/'}{query}"
-    exact = URL(f"{read.scheme}://{read.host_port_subcomponent}{asked}", encoded=True)
-    place = aiohttp.ClientRequest(hdrs.METH_POST, exact, loop=asyncio.get_running_loop())
-    return Target(host, place, f"POST {asked} HTTP/1.1\r\nHost: {place.headers[hdrs.HOST]}\r\n{_SAME_FOR_ALL}")
+    return Target(exact.host or "", place, f"POST {asked} HTTP/1.1\r\nHost: {place.headers[hdrs.HOST]}\r\n{_OURS}")
 
 
 @lru_cache(maxsize=8192)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import socket
+import tracemalloc
 from asyncio import StreamReader, StreamWriter
 from importlib.metadata import version
 from time import monotonic
@@ -294,6 +295,25 @@ async def test_closing_under_a_look_up_is_a_value_and_no_cancellation() -> None:
         result = await asyncio.wait_for(task, 2)
     assert isinstance(result, NoAnswer)
     assert (result.failure, result.reason) == (Failure.INTERNAL, "the dispatcher is stopping")
+
+
+async def test_who_waits_for_an_answer_holds_no_copy_of_its_body() -> None:
+    async def reads_and_hangs(_: Hostile, reader: StreamReader, __: StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+
+    body, count = b"b" * 262_144, 20
+    async with hostile(reads_and_hangs) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
+        tracemalloc.start()
+        try:
+            tasks = [asyncio.create_task(post(egress, endpoint.url(), timeout_s=30, body=body)) for _ in range(count)]
+            deadline = monotonic() + 10
+            while endpoint.connections < count or tracemalloc.get_traced_memory()[0] > count * len(body) / 2:
+                assert monotonic() < deadline
+                await asyncio.sleep(0.05)
+        finally:
+            tracemalloc.stop()
+    await asyncio.gather(*tasks)
 
 
 async def test_closing_is_quick_whatever_is_open() -> None:

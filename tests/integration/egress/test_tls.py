@@ -153,6 +153,14 @@ async def test_nor_when_its_body_was_cut(tmp_path: Path) -> None:
         await connections_end(port)
 
 
+@pytest.mark.parametrize(("last", "within_s"), [(b"Connection: close\r\n", 2), (b"", 10)])  # at once, or kept for 4 s
+async def test_nor_when_it_was_answered(last: bytes, within_s: float, tmp_path: Path) -> None:
+    async with trusting(tmp_path, scripts.HEAD + last + b"Content-Length: 2\r\n\r\nok") as (port, egress, _):
+        result = await post(egress, f"https://127.0.0.1:{port}/")
+        assert isinstance(result, Answered)
+        await connections_end(port, within_s=within_s)
+
+
 @asynccontextmanager
 async def trusting(folder: Path, answer: bytes = b"") -> AsyncIterator[tuple[int, Egress, threading.Event]]:
     """A deaf server's port, an egress that trusts it, and whether it was asked."""

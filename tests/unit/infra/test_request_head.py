@@ -40,9 +40,9 @@ async def test_a_head_is_these_lines_and_no_others(url: str, asked: str, host: s
     assert [header for header in headers if not header.startswith("User-Agent: Hookhare/")] == [
         f"Host: {host}",
         "Content-Type: application/json",
+        "webhook-id: evt_1",
         "Accept: */*",
         "Accept-Encoding: identity",
-        "webhook-id: evt_1",
         "Content-Length: 17",
     ]
 
@@ -61,3 +61,20 @@ async def test_what_the_caller_may_not_say_is_refused(name: str, value: str, fau
     assert isinstance(target, Target)
     with pytest.raises(ValueError, match=fault):
         target.head({name: value}, 0)
+
+
+async def test_what_the_caller_accepts_replaces_what_we_would() -> None:
+    target = read_target("http://a.example/")
+    assert isinstance(target, Target)
+    head = target.head({"accept-Encoding": "gzip"}, 0).decode()
+    assert [line for line in head.split("\r\n") if line.lower().startswith("accept")] == [
+        "accept-Encoding: gzip",
+        "Accept: */*",
+    ]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://./", "http://../", "http://p>_][_0p_'@", "http://a.example:99999/", "http:///x"]
+)
+async def test_what_no_library_takes_for_a_url_is_said_and_not_raised(url: str) -> None:
+    assert not isinstance(read_target(url), Target)
