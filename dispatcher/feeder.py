@@ -171,8 +171,9 @@ class Feeder:
             room = min(room, 1 - lanes.in_hand_of(key))
         if (probes := self._breakers.room(key, in_hand=lanes.in_hand_of(key))) is not None:
             room = min(room, probes)
-        if (soon := self._paces.room(endpoint)) is not None:
-            room = min(room, soon - lanes.waiting_of(key))
+        pace = self._paces.room(endpoint, in_hand=lanes.in_hand_of(key), waiting=lanes.waiting_of(key))
+        if pace is not None:
+            room = min(room, pace)
         return room
 
     async def _close(self, subscriptions: Iterable[UUID]) -> None:

@@ -43,15 +43,20 @@ class Paces:
         for lost in self._full_at_s.keys() - subscriptions:
             del self._full_at_s[lost]
 
-    def room(self, endpoint: Endpoint) -> int | None:
-        """How many more may have their turn soon; None for no limit."""
+    def room(self, endpoint: Endpoint, *, in_hand: int, waiting: int) -> int | None:
+        """How many more may be claimed; None for no limit. `waiting` are those in hand that have no turn yet.
+
+        While there are some in hand, fewer than half of what the time ahead takes are left for later: a claim is a
+        transaction.
+        """
         if endpoint.limit is None:
             return None
         now_s = boot_s()
         full_at_s = self._full_at(endpoint.id, endpoint.limit, now_s)
         if full_at_s is None:
             return 0
-        return turns(endpoint.limit, full_at_s=full_at_s, now_s=now_s, ahead_s=self._ahead_s)
+        room = turns(endpoint.limit, full_at_s=full_at_s, now_s=now_s, ahead_s=self._ahead_s) - waiting
+        return 0 if in_hand and room < endpoint.limit.per_s * self._ahead_s / 2 else room
 
     async def turn(self, endpoint: Endpoint) -> bool:
         """Wait until a request may be sent; False when it is not for this dispatcher to send it."""
