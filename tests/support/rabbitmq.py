@@ -20,6 +20,7 @@ from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ChannelNotFoundEntity
 
 from infra.broker.base import Queue
+from infra.broker.rabbitmq import RabbitBroker
 from infra.broker.topology import TopologyOptions, declare, topology
 from schemas.errors import ConfigurationError
 from tests.support.rabbit_server import RabbitServer, running_server
@@ -128,3 +129,8 @@ async def delete_topology(url: str) -> None:
             await channel.exchange_delete(exchange.name, timeout=_ANSWER_S)
     finally:
         await connection.close()
+
+
+def rabbit(url: str, options: TopologyOptions | None = TopologyOptions()) -> RabbitBroker:  # noqa: B008  frozen
+    """The adapter, to be opened; without options it declares nothing."""
+    return RabbitBroker(url, topology=options, timeout_s=5)
