@@ -14,6 +14,7 @@ import pytest
 
 from infra import egress as module
 from infra.egress import Egress, open_egress
+from infra.response_guard import ResponseGuard
 from infra.settings import read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support import hostile as scripts
@@ -261,6 +262,18 @@ async def test_what_nobody_foresaw_is_a_value_too(receiver: Receiver) -> None:
     assert not receiver.requests
 
 
+async def test_a_connection_that_is_lost_before_the_request_is_told(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResponseGuard, "over", lambda _: None)  # what it says of a connection that is lost already
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
+        result = await post(egress, receiver.url("/hook"))
+    assert isinstance(result, NoAnswer)
+    assert result.failure is Failure.DISCONNECTED
+    assert result.reason == "127.0.0.1 closed the connection before the request was sent"
+    assert not receiver.requests
+
+
 async def test_canceling_ends_the_request_and_is_not_swallowed() -> None:
     async with hostile(scripts.accepts_and_hangs) as endpoint, open_egress(SETTINGS, tls=NO_TLS) as egress:
         task = asyncio.create_task(post(egress, endpoint.url(), timeout_s=30))
@@ -281,7 +294,9 @@ async def test_closing_under_a_request_is_a_value() -> None:
             await reached(endpoint)
         result = await asyncio.wait_for(task, 2)
         assert isinstance(result, NoAnswer)
+        connections = endpoint.connections
         after = await post(egress, endpoint.url())
+        assert endpoint.connections == connections  # nothing is begun any more
         assert isinstance(after, NoAnswer)
         for one in (result, after):
             assert (one.failure, one.reason) == (Failure.INTERNAL, "the dispatcher is stopping")
