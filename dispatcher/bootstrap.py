@@ -103,12 +103,7 @@ async def _parts(
     """The parts, wired and running. At exit, in this order: nothing more is taken, the consumers close, the work in
     hand is drained, the leases are given back, and the heart stops."""
     index = SubscriptionIndex(vault)
-    lanes = Lanes(
-        max_in_hand=settings.max_in_hand,
-        max_in_hand_bytes=settings.max_in_hand_bytes,
-        endpoint_max_in_flight=settings.endpoint_max_in_flight,
-        first_in_flight=settings.breaker_timeouts,  # if all of them time out, that says enough
-    )
+    lanes = _lanes(settings)
     hints = Hints(broker, store, telemetry, timeout_s=settings.broker_timeout_s, batch_rows=settings.batch_rows)
     streaks = Streaks(store, _thresholds(settings), period_s=settings.feeder_period_s)
     settlement = Settlement(
@@ -216,6 +211,15 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
     with suppress(asyncio.CancelledError):
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _lanes(settings: Settings) -> Lanes:
+    return Lanes(
+        max_in_hand=settings.max_in_hand,
+        max_in_hand_bytes=settings.max_in_hand_bytes,
+        endpoint_max_in_flight=settings.endpoint_max_in_flight,
+        first_in_flight=settings.breaker_timeouts,  # if all of them time out, that says enough
+    )
 
 
 def _breaker_policy(settings: Settings) -> BreakerPolicy:
