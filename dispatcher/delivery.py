@@ -11,7 +11,7 @@ from dispatcher.breakers import Breakers
 from dispatcher.caps import Caps
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.age import expiry, time_left_s
-from dispatcher.core.conclude import Expired, Held, conclude
+from dispatcher.core.conclude import Delivered, Expired, Held, conclude
 from dispatcher.core.gate import RESTING
 from dispatcher.core.liveness import why_not_begin
 from dispatcher.heartbeat import Heartbeat
@@ -75,7 +75,10 @@ class Deliverer:
             left_s=time_left_s(endpoint.policy, claim.event, cycle=claim.held.cycle, now=now),
             jitter=random.random(),  # noqa: S311
         )
-        self._settlement.add(Outcome(claim, verdict, Attempted(attempt_id, started_at, result, endpoint.url)))
+        outcome = Outcome(claim, verdict, Attempted(attempt_id, started_at, result, endpoint.url))
+        # With a rate limit nothing is sooner for a commit of its own. In strict order the next one waits for it.
+        patient = isinstance(verdict, Delivered) and endpoint.limit is not None and not endpoint.ordered
+        self._settlement.add(outcome, patient=patient)
         return isinstance(result, Answered)
 
     def _expiry(self, claim: Claim) -> Expired | None:

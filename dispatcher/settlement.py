@@ -38,6 +38,10 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE_S = 2.0
 _REASON_LENGTH = 1000
+# An outcome that nobody waits for is committed with the next one that somebody does, or with others of its kind: so an
+# endpoint that drains its backlog at a limit adds next to no commits to those of the others.
+_COMPANY_S = 0.1
+_COMPANY_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,10 +88,13 @@ class Settlement:
         self._wake = asyncio.Event()
         self._stopping = False
 
-    def add(self, outcome: Outcome) -> None:
-        """Take an outcome; it will be committed."""
+    def add(self, outcome: Outcome, *, patient: bool = False) -> None:
+        """Take an outcome; it will be committed. A patient one waits a moment for others to be committed with."""
         self._waiting.append(outcome)
-        self._wake.set()
+        if not patient or len(self._waiting) >= _COMPANY_ROWS:
+            self._wake.set()
+        elif len(self._waiting) == 1:
+            asyncio.get_running_loop().call_later(_COMPANY_S, self._wake.set)
 
     def stop(self) -> None:
         """End `run` once everything is committed."""
@@ -95,14 +102,16 @@ class Settlement:
         self._wake.set()
 
     async def run(self) -> None:
-        """Commit whatever has gathered while the last commit was under way; idle outcomes never wait for a timer."""
+        """Commit whatever has gathered while the last commit was under way; only patient outcomes wait for a timer."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                batch, self._waiting = self._waiting[: self._batch_rows], self._waiting[self._batch_rows :]
+            batch, self._waiting = self._waiting[: self._batch_rows], self._waiting[self._batch_rows :]
+            if self._waiting:
+                self._wake.set()
+            if batch:
                 await self._settle(batch)
-            if self._stopping:
+            if self._stopping and not self._waiting:
                 return
 
     async def _settle(self, batch: Sequence[Outcome]) -> None:
