@@ -22,6 +22,7 @@ from uuid_utils.compat import uuid7
 from dispatcher.burial import Burials
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.gate import Hold
+from dispatcher.core.request import Content
 from dispatcher.core.settle import Claimed
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
@@ -53,6 +54,7 @@ class Incoming:
     key: UUID
     event: Event
     received: Received
+    content: Content
 
     @property
     def unique(self) -> tuple[str, str, str]:
@@ -119,7 +121,7 @@ class Admission:
                 unreadable.append((one, read))
             else:
                 key = event_key(read.accepted_ms or now_ms, read.tenant, read.source, read.external_id)
-                incoming.append(Incoming(key, read, one))
+                incoming.append(Incoming(key, read, one, _content(read)))
         return incoming, unreadable
 
     async def _admit_all(self, consumer: Consumer, incoming: Sequence[Incoming]) -> None:
@@ -317,8 +319,8 @@ class Admission:
             if key in ours:
                 admitted.claims.append(claim)
             else:
-                placed.remove((claim.subscription, len(claim.data)))
-                self._lanes.give_back(claim.subscription, len(claim.data))
+                placed.remove((claim.subscription, len(claim.content.data)))
+                self._lanes.give_back(claim.subscription, len(claim.content.data))
         self._telemetry.metrics.deliveries_created.add(len(ours))
 
 
@@ -344,6 +346,18 @@ def _event_row(one: Incoming) -> tuple[object, ...]:
     )
 
 
+def _content(event: Event) -> Content:
+    return Content(
+        type=event.type,
+        time=event.time,
+        data=event.data,
+        source=event.source,
+        external_id=event.external_id,
+        subject=event.subject,
+        traceparent=event.traceparent,
+    )
+
+
 def _claim(key: UUID, one: Incoming, endpoint: Endpoint, claimed_s: float) -> Claim:
     return Claim(
         delivery=key,
@@ -351,10 +365,7 @@ def _claim(key: UUID, one: Incoming, endpoint: Endpoint, claimed_s: float) -> Cl
         subscription=endpoint.id,
         held=Claimed(cycle=0, attempt=1, fence=1),
         claimed_s=claimed_s,
-        event_type=one.event.type,
-        event_time=one.event.time,
-        data=one.event.data,
-        traceparent=one.event.traceparent,
+        content=one.content,
     )
 
 

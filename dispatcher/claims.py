@@ -6,6 +6,7 @@ from uuid import UUID
 import asyncpg
 
 from dispatcher.clock import boot_s
+from dispatcher.core.request import Content
 from dispatcher.core.settle import Claimed
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
@@ -80,23 +81,27 @@ async def _with_events(
         return []
     events = sorted({row["event_id"] for row in rows})
     found = {
-        event["id"]: event for event in await connection.fetch(sql.EVENTS_OF_CLAIMS, events, events[0], events[-1])
-    }
-    claims = []
-    for row in sorted(rows, key=lambda row: row["id"]):
-        event = found[row["event_id"]]  # in the same day's partition as its delivery: they are dropped together
-        claims.append(
-            Claim(
-                delivery=row["id"],
-                event=row["event_id"],
-                subscription=row["subscription_id"],
-                held=Claimed(cycle=row["cycle"], attempt=row["attempts"] + 1, fence=row["fence"]),
-                claimed_s=claimed_s,
-                event_type=event["type"],
-                event_time=event["time"],
-                data=event["data"],
-                traceparent=event["traceparent"],
-                in_order=row["subscription_id"] in in_order,
-            )
+        event["id"]: Content(
+            type=event["type"],
+            time=event["time"],
+            data=event["data"],
+            source=event["source"],
+            external_id=event["external_id"],
+            subject=event["subject"],
+            headers=event["headers"],
+            traceparent=event["traceparent"],
         )
-    return claims
+        for event in await connection.fetch(sql.EVENTS_OF_CLAIMS, events, events[0], events[-1])
+    }
+    return [
+        Claim(
+            delivery=row["id"],
+            event=row["event_id"],
+            subscription=row["subscription_id"],
+            held=Claimed(cycle=row["cycle"], attempt=row["attempts"] + 1, fence=row["fence"]),
+            claimed_s=claimed_s,
+            content=found[row["event_id"]],  # in the same day's partition as its delivery: they are dropped together
+            in_order=row["subscription_id"] in in_order,
+        )
+        for row in sorted(rows, key=lambda row: row["id"])
+    ]

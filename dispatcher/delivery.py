@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from datetime import datetime
 
 import structlog
 from uuid_utils.compat import uuid7
@@ -14,6 +14,7 @@ from dispatcher.core.age import expiry, time_left_s
 from dispatcher.core.conclude import Delivered, Expired, Held, conclude
 from dispatcher.core.gate import RESTING
 from dispatcher.core.liveness import why_not_begin
+from dispatcher.core.request import compose
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim
@@ -22,9 +23,7 @@ from dispatcher.settlement import Attempted, Outcome, Settlement
 from infra.egress import Egress
 from infra.telemetry import Telemetry
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
-from schemas.events import webhook_body
 from schemas.ids import DELIVERY, EVENT, public_id
-from schemas.signatures import sign
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +62,7 @@ class Deliverer:
             return False
         started_at, attempt_id = wall(), uuid7()
         self._caps.began(claim.subscription, attempt_id)
-        result = await self._post(endpoint, claim, timestamp=int(started_at.timestamp()))
+        result = await self._post(endpoint, claim, started_at)
         self._caps.ended(claim.subscription, attempt_id, endpoint.url, result)
         self._breakers.observe(claim, result)
         now = wall()
@@ -124,19 +123,30 @@ class Deliverer:
             deadline_s=endpoint.timeout_s,
         )
 
-    async def _post(self, endpoint: Endpoint, claim: Claim, *, timestamp: int) -> AttemptResult:
+    async def _post(self, endpoint: Endpoint, claim: Claim, started_at: datetime) -> AttemptResult:
         began = boot_s()
         try:
             with self._telemetry.attempt_span(
                 endpoint.url,
-                traceparent=claim.traceparent,
+                traceparent=claim.content.traceparent,
                 attempt=claim.held.attempt,
-                event_type=claim.event_type,
+                event_type=claim.content.type,
                 delivery=claim.delivery,
             ) as span:
-                body = webhook_body(type=claim.event_type, time=claim.event_time, data=claim.data)
-                headers = _headers(endpoint, claim, timestamp=timestamp, body=body, traceparent=span.traceparent)
-                result = await self._egress.post(endpoint.url, headers=headers, body=body, timeout_s=endpoint.timeout_s)
+                composed = compose(
+                    endpoint.recipe,
+                    claim.content,
+                    webhook_id=public_id(EVENT, claim.event),
+                    now=started_at,
+                    traceparent=span.traceparent,
+                )
+                result = await self._egress.post(
+                    endpoint.url,
+                    headers=composed.headers,
+                    body=composed.body,
+                    content_type=composed.content_type,
+                    timeout_s=endpoint.timeout_s,
+                )
                 span.end(result)
                 return result
         except asyncio.CancelledError:
@@ -149,19 +159,3 @@ class Deliverer:
 
 def _internal(reason: str, began_s: float) -> NoAnswer:
     return NoAnswer(Failure.INTERNAL, reason, int((boot_s() - began_s) * 1000), None)
-
-
-def _headers(
-    endpoint: Endpoint, claim: Claim, *, timestamp: int, body: bytes, traceparent: str | None
-) -> Mapping[str, str]:
-    webhook_id = public_id(EVENT, claim.event)
-    keys = endpoint.keys_at(wall())
-    headers = {
-        **endpoint.headers,
-        "webhook-id": webhook_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(keys, webhook_id=webhook_id, timestamp=timestamp, body=body),
-    }
-    if traceparent is not None:
-        headers["traceparent"] = traceparent
-    return headers

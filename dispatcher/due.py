@@ -96,9 +96,9 @@ class Due:
             decision = (
                 Hold("the subscription was deleted")
                 if endpoint is None
-                else self._lanes.gate(endpoint, len(claim.data))
+                else self._lanes.gate(endpoint, len(claim.content.data))
             )
-            self._lanes.place(claim.subscription, len(claim.data))
+            self._lanes.place(claim.subscription, len(claim.content.data))
             self._lanes.take(claim)
             if isinstance(decision, Hold):
                 self._settlement.add(Outcome(claim, Held(decision.reason), None))

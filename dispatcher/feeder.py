@@ -134,7 +134,7 @@ class Feeder:
             with self._lanes.reserved(sum(rooms.values())):
                 claims = await self._claims.held(rooms)
             for claim in claims:
-                self._lanes.place(claim.subscription, len(claim.data))
+                self._lanes.place(claim.subscription, len(claim.content.data))
                 self._lanes.take(claim)
                 self._breakers.take(claim)
                 self._lanes.submit(claim)

@@ -17,6 +17,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from dispatcher.core.pace import RateLimit
+from dispatcher.core.request import Recipe
 from dispatcher.core.topics import TopicIndex
 from infra.crypto import Vault
 from schemas.errors import SecretUnreadable
@@ -47,15 +48,10 @@ class Endpoint:
     patterns: tuple[str, ...]
     timeout_s: int
     policy: RetryPolicy
-    headers: Mapping[str, str]
-    keys: tuple[tuple[SigningKey, datetime | None], ...]
+    recipe: Recipe
     limit: RateLimit | None
     ordered: bool
     blocked: str | None
-
-    def keys_at(self, now: datetime) -> list[SigningKey]:
-        """The keys that sign at `now`: during a rotation, the old ones until they expire."""
-        return [key for key, expires_at in self.keys if expires_at is None or expires_at > now]
 
 
 class SubscriptionIndex:
@@ -127,8 +123,7 @@ class SubscriptionIndex:
             patterns=tuple(row["event_types"]),
             timeout_s=row["timeout_s"],
             policy=_policy(orjson.dumps(row["retry_policy"])),
-            headers=headers,
-            keys=tuple(keys),
+            recipe=Recipe(headers, tuple(keys)),
             limit=None if row["rate_per_s"] is None else RateLimit(row["rate_per_s"], row["rate_burst"]),
             ordered=row["ordered"],
             blocked=blocked,

@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from uuid import UUID
 
 from dispatcher.caps import Caps
 from dispatcher.core.gate import FULL, Attempt, Hold, decide, fair_share, room_left
+from dispatcher.core.request import Content
 from dispatcher.core.settle import Claimed
 from dispatcher.index import Endpoint
 
@@ -31,10 +31,7 @@ class Claim:
     subscription: UUID
     held: Claimed
     claimed_s: float
-    event_type: str
-    event_time: datetime
-    data: bytes
-    traceparent: str | None
+    content: Content
     in_order: bool = False
 
 
@@ -162,7 +159,7 @@ class Lanes:
         """The outcome is committed."""
         if self.in_hand.get(claim.delivery) is claim:
             del self.in_hand[claim.delivery]
-        self.give_back(claim.subscription, len(claim.data))
+        self.give_back(claim.subscription, len(claim.content.data))
 
     async def room(self, size_bytes: int) -> None:
         """Wait until there is a free place, and room for an event of this size."""

@@ -102,7 +102,7 @@ class Reconciler:
         lost = await self._claims.lost(set(self._lanes.in_hand), age_s=age_s)
         for claim in lost:
             if claim.delivery not in self._lanes.in_hand:
-                self._lanes.place(claim.subscription, len(claim.data))
+                self._lanes.place(claim.subscription, len(claim.content.data))
                 self._lanes.take(claim)
                 self._settlement.add(Outcome(claim, Held("the answer to its claim was lost"), None))
         self._count("lost_claims", len(lost))

@@ -218,7 +218,7 @@ class Settlement:
             delivery_id=public_id(DELIVERY, claim.delivery),
             event_id=public_id(EVENT, claim.event),
             subscription_id=public_id(SUBSCRIPTION, claim.subscription),
-            event_type=claim.event_type,
+            event_type=claim.content.type,
             cycle=claim.held.cycle,
             attempt=claim.held.attempt,
             outcome=kind,
@@ -237,7 +237,7 @@ class Settlement:
             delivery_id=public_id(DELIVERY, claim.delivery),
             event_id=public_id(EVENT, claim.event),
             subscription_id=public_id(SUBSCRIPTION, claim.subscription),
-            event_type=claim.event_type,
+            event_type=claim.content.type,
             attempts=claim.held.attempt - 1,
             superseded=superseded,
             reason=verdict.reason,
@@ -295,7 +295,7 @@ def _attempts(batch: Sequence[Outcome], settled: Sequence[Settled]) -> Iterator[
             yield (
                 (claim.subscription, outcome.attempted.url),
                 said(verdict, outcome.attempted.result, superseded=result.superseded),
-                Failures(1, ordinary=not is_operational(claim.event_type), last=reason),
+                Failures(1, ordinary=not is_operational(claim.content.type), last=reason),
             )
 
 

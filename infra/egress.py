@@ -18,12 +18,14 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Final
 
 import aiohttp
 import structlog
+from aiohttp import hdrs
 from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
@@ -88,31 +90,66 @@ class _ForbiddenAddress(OSError):
     """Raised where the socket would be made; `Attempt.forbidden` tells it to `post`, whatever wraps this."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    """What is sent, and how much of the answer's body is kept."""
+
+    method: str
+    url: str
+    tls: ssl.SSLContext | None
+    headers: Mapping[str, str]
+    body: bytes
+    content_type: str | None
+    keep_bytes: int
+
+
 class Egress:
     """POSTs webhooks. Open between `open_egress`'s entry and exit."""
 
-    __slots__ = ("_attempts", "_closing", "_connector", "_keep_bytes", "_read_bytes", "_targets")
+    __slots__ = ("_attempts", "_closing", "_connector", "_keep_bytes", "_targets")
 
     def __init__(self, connector: aiohttp.TCPConnector, *, keep_bytes: int) -> None:
         self._connector = connector
         self._targets = lru_cache(maxsize=8192)(read_target)  # of this event loop's
         self._keep_bytes = keep_bytes
-        self._read_bytes = max(keep_bytes, 4096)
         self._attempts: set[Attempt] = set()
         self._closing = False
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> AttemptResult:
-        """POST `body` (JSON) to `url`, once, and tell what became of it. Raises nothing but CancelledError.
+    async def post(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+        content_type: str = "application/json",
+        tls: ssl.SSLContext | None = None,
+        keep_bytes: int | None = None,
+    ) -> AttemptResult:
+        """POST `body` to `url`, once, and tell what became of it. Raises nothing but CancelledError.
 
         `headers` are token names and printable ASCII values; those that are ours or frame the message are refused.
+        `tls` and `keep_bytes` replace the egress's own.
         """
+        keep_bytes = keep_bytes or self._keep_bytes
+        request = _Request(hdrs.METH_POST, url, tls, headers, body, content_type, keep_bytes)
+        return await self._make(request, timeout_s)
+
+    async def options(
+        self, url: str, *, headers: Mapping[str, str], timeout_s: float, tls: ssl.SSLContext | None = None
+    ) -> AttemptResult:
+        """As `post`, an OPTIONS request without a body."""
+        request = _Request(hdrs.METH_OPTIONS, url, tls, headers, b"", None, self._keep_bytes)
+        return await self._make(request, timeout_s)
+
+    async def _make(self, request: _Request, timeout_s: float) -> AttemptResult:
         attempt = Attempt()
         context = ATTEMPT.set(attempt)
         self._attempts.add(attempt)
         deadline = asyncio.timeout(timeout_s)
         try:
             async with deadline:
-                return await self._post(attempt, url, headers, body)
+                return await self._send(attempt, request)
         except Exception as error:  # noqa: BLE001 the border: every failure of an attempt is a value
             if deadline.expired():
                 failure, reason = Failure.TIMEOUT, _lateness(attempt, timeout_s)
@@ -143,17 +180,17 @@ class Egress:
         except TimeoutError:
             _log.warning("egress.close_timed_out")
 
-    async def _post(self, attempt: Attempt, url: str, headers: Mapping[str, str], body: bytes) -> AttemptResult:
+    async def _send(self, attempt: Attempt, request: _Request) -> AttemptResult:
         if self._closing:
             failure, reason = _STOPPING
             return NoAnswer(failure, reason, attempt.elapsed_ms(), None)
-        target = self._targets(url)
+        target = self._targets(request.url, request.method, request.tls)
         if not isinstance(target, Target):
             failure, reason = target
             return NoAnswer(failure, reason, attempt.elapsed_ms(), None)
         attempt.host = target.host
         try:
-            head = target.head(headers, len(body))
+            head = target.head(request.headers, len(request.body), request.content_type)
         except ValueError as fault:
             return NoAnswer(Failure.INTERNAL, str(fault), attempt.elapsed_ms(), None)
         connection = await self._connector.connect(target.place, [], _NO_LIMIT)
@@ -163,7 +200,7 @@ class Egress:
             if guard is None:
                 raise aiohttp.ServerDisconnectedError
             attempt.sends(guard)
-            return await self._exchange(attempt, connection, guard, head, body)
+            return await self._exchange(attempt, connection, guard, head, request)
         finally:
             # A body that ended has given its connection back already. What still holds one is cut: there is no answer,
             # or more to come of it, or the connection was asked to become another protocol's.
@@ -173,7 +210,7 @@ class Egress:
                     guard.abort()  # a polite end waits until the peer has read the request
 
     async def _exchange(
-        self, attempt: Attempt, connection: Connection, guard: ResponseGuard, head: bytes, body: bytes
+        self, attempt: Attempt, connection: Connection, guard: ResponseGuard, head: bytes, request: _Request
     ) -> Answered:
         """Write the request, in one piece, and take the answer.
 
@@ -185,16 +222,18 @@ class Egress:
         assert transport is not None
         guard.begin()
         connection.add_callback(guard.end)
-        handler.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=self._read_bytes)
-        transport.write(head + body)  # no name for it: it would be kept until the answer ends
+        handler.set_response_params(
+            read_until_eof=True, auto_decompress=False, read_bufsize=max(request.keep_bytes, 4096)
+        )
+        transport.write(head + request.body)  # no name for it: it would be kept until the answer ends
         message, content = await handler.read()
         while 100 <= message.code <= 199 and message.code != HTTPStatus.SWITCHING_PROTOCOLS:
             message, content = await handler.read()
         if not handler.upgraded:
             content.on_eof(connection.release)
-        guard.answered(content, keep_bytes=self._keep_bytes)
+        guard.answered(content, keep_bytes=request.keep_bytes)
         attempt.answers(message.code)
-        kept = await self._beginning(content)
+        kept = await _beginning(content, request.keep_bytes)
         return Answered(
             message.code,
             kept,
@@ -204,19 +243,6 @@ class Egress:
             selected(message.headers),
             attempt.timings(),
         )
-
-    async def _beginning(self, content: aiohttp.StreamReader) -> bytes:
-        keep = self._keep_bytes
-        first = await content.read(keep)
-        if len(first) >= keep or content.at_eof():
-            return first
-        kept = bytearray(first)
-        while len(kept) < keep:
-            more = await content.read(keep - len(kept))
-            if not more:
-                break
-            kept += more
-        return bytes(kept)
 
 
 @asynccontextmanager
@@ -243,6 +269,19 @@ async def open_egress(
         egress = Egress(connector, keep_bytes=settings.response_keep_bytes)
         stack.push_async_callback(egress.close)
         yield egress
+
+
+async def _beginning(content: aiohttp.StreamReader, keep_bytes: int) -> bytes:
+    first = await content.read(keep_bytes)
+    if len(first) >= keep_bytes or content.at_eof():
+        return first
+    kept = bytearray(first)
+    while len(kept) < keep_bytes:
+        more = await content.read(keep_bytes - len(kept))
+        if not more:
+            break
+        kept += more
+    return bytes(kept)
 
 
 def _open_socket(info: aiohttp.AddrInfoType, allow: Sequence[Network]) -> socket.socket:

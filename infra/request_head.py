@@ -2,6 +2,7 @@
 caller's own."""
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +37,7 @@ OWN_HEADERS: Final = frozenset(
     }
 )
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110 section 5.6.2, lower case
-_OURS: Final = f"User-Agent: Hookhare/{version('hookhare')}\r\nContent-Type: application/json\r\n"
+_USER_AGENT: Final = f"User-Agent: Hookhare/{version('hookhare')}\r\n"
 _UNLESS_NAMED: Final = {
     "accept": "Accept: */*\r\n",
     "accept-encoding": "Accept-Encoding: identity\r\n",  # the beginning of a compressed body tells a person nothing
@@ -54,12 +55,14 @@ class Target:
     place: aiohttp.ClientRequest
     beginning: str
 
-    def head(self, headers: Mapping[str, str], body_bytes: int) -> bytes:
-        """The head of a request with the caller's `headers`, and a body of so many bytes.
+    def head(self, headers: Mapping[str, str], body_bytes: int, content_type: str | None = "application/json") -> bytes:
+        """The head of a request with the caller's `headers`, and a body of so many bytes of that type, or no body.
 
         Raises ValueError for a header that is ours to set or frames the message, or is not printable ASCII.
         """
         lines = [self.beginning]
+        if content_type is not None:
+            lines.append(f"Content-Type: {content_type}\r\n")
         for name, value in headers.items():
             fault = header_fault(name)
             if fault is None and not (value.isascii() and value.isprintable()):
@@ -73,10 +76,13 @@ class Target:
         return "".join(lines).encode("ascii")
 
 
-def read_target(url: str) -> Target | tuple[Failure, str]:
+def read_target(
+    url: str, method: str = hdrs.METH_POST, tls: ssl.SSLContext | None = None
+) -> Target | tuple[Failure, str]:
     """What to connect to and to ask for, or what is wrong with `url`. Path and query stay as they are, to the letter.
 
-    Runs within an event loop.
+    `tls` replaces the connector's own; connections are shared only between requests with the same one. Runs within an
+    event loop.
     """
     fault = "the URL is not one that a webhook can be sent to"
     if not (url.isascii() and url.isprintable()) or " " in url:
@@ -90,10 +96,12 @@ def read_target(url: str) -> Target | tuple[Failure, str]:
             return Failure.FORBIDDEN_ADDRESS, notation
         asked = f"{written.path or '/'}{f'?{written.query}' if written.query else ''}"
         exact = URL(f"{read.scheme}://{read.host_port_subcomponent}{asked}", encoded=True)
-        place = aiohttp.ClientRequest(hdrs.METH_POST, exact, loop=asyncio.get_running_loop())
+        place = aiohttp.ClientRequest(method, exact, loop=asyncio.get_running_loop(), ssl=tls or True)
     except (ValueError, IndexError):  # IndexError: yarl, over brackets within a host
         return Failure.INTERNAL, fault
-    return Target(exact.host or "", place, f"POST {asked} HTTP/1.1\r\nHost: {place.headers[hdrs.HOST]}\r\n{_OURS}")
+    return Target(
+        exact.host or "", place, f"{method} {asked} HTTP/1.1\r\nHost: {place.headers[hdrs.HOST]}\r\n{_USER_AGENT}"
+    )
 
 
 @lru_cache(maxsize=8192)

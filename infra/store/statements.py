@@ -231,7 +231,8 @@ WITH lowest AS MATERIALIZED (
 {_CLAIM}"""
 
 EVENTS_OF_CLAIMS: Final = """
-SELECT id, type, time, data, traceparent FROM events WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3
+SELECT id, source, external_id, type, subject, time, data, traceparent, headers
+FROM events WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3
 """
 
 # Claims of $1 older than $2 seconds: those not in hand came from a commit whose answer was lost.

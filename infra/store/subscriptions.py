@@ -30,13 +30,14 @@ STATE_REASONS: Final = {
     State.PAUSED: PAUSED_BY_OPERATOR,
     State.DISABLED: DISABLED_BY_OPERATOR,
 }
+STANDARD_V1: Final = {"scheme": "standard", "versions": ["v1"]}
 TEST_TYPE = "hookhare.test"
 TEST_SOURCE = OPERATIONAL_SOURCE
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionRow:
-    """A subscription as it is stored; `headers` and `secrets` are encrypted."""
+    """A subscription as it is stored; `headers`, `secrets`, `auth` and `tls` are encrypted."""
 
     id: UUID
     tenant: str
@@ -59,6 +60,13 @@ class SubscriptionRow:
     breaker_until: datetime | None
     failing_since: datetime | None
     failures: int
+    format: str = "standard"
+    signature: dict[str, Any] = field(default_factory=lambda: dict(STANDARD_V1))
+    auth: bytes | None = field(default=None, repr=False)
+    tls: bytes | None = field(default=None, repr=False)
+    handshake: bool = False
+    validated_at: datetime | None = None
+    allowed_per_min: int | None = None
 
 
 _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
@@ -66,8 +74,8 @@ _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
 _INSERT = f"""
 INSERT INTO subscriptions
     (id, tenant, url, description, event_types, timeout_s, retry_policy, headers, secrets, version, rate_per_s,
-     rate_burst, ordered, operational)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+     rate_burst, ordered, operational, format, signature, auth, tls, handshake)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
@@ -80,7 +88,10 @@ SET url = $2, description = $3, event_types = $4, state = $5, state_reason = $6,
     failing_since = CASE WHEN url = $2 AND state = $5 THEN failing_since END,
     failures = CASE WHEN url = $2 AND state = $5 THEN failures ELSE 0 END,
     failing_told = failing_told AND url = $2 AND state = $5,
-    operational = $15, updated_at = clock_timestamp()
+    operational = $15, format = $16, signature = $17, auth = $18, tls = $19, handshake = $20,
+    validated_at = CASE WHEN url = $2 AND $20 THEN validated_at END,
+    allowed_per_min = CASE WHEN url = $2 AND $20 THEN allowed_per_min END,
+    updated_at = clock_timestamp()
 WHERE id = $1
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
@@ -103,7 +114,8 @@ _STREAK = "SELECT state, failing_since, failures FROM subscriptions WHERE id = $
 
 _DELETE = """
 UPDATE subscriptions
-SET deleted_at = clock_timestamp(), headers = NULL, secrets = $2, version = $3, updated_at = clock_timestamp()
+SET deleted_at = clock_timestamp(), headers = NULL, auth = NULL, tls = NULL, secrets = $2, version = $3,
+    updated_at = clock_timestamp()
 WHERE id = $1 AND deleted_at IS NULL
 RETURNING id
 """
@@ -134,6 +146,11 @@ async def create(
     rate_per_s: float | None = None,
     rate_burst: int | None = None,
     ordered: bool = False,
+    format: str = "standard",  # noqa: A002 - the column's own name
+    signature: dict[str, Any] | None = None,
+    auth: bytes | None = None,
+    tls: bytes | None = None,
+    handshake: bool = False,
 ) -> SubscriptionRow:
     """Store a new, enabled subscription. Events admitted after the commit reach it."""
     version = await locks.change_subscriptions(conn)
@@ -153,6 +170,11 @@ async def create(
         rate_burst,
         ordered,
         any(map(is_operational, event_types)),
+        format,
+        signature or STANDARD_V1,
+        auth,
+        tls,
+        handshake,
     )
     assert record is not None
     await operational.tell(conn, OperationalType.CREATED, subscription_id)
@@ -202,6 +224,11 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
         row.rate_burst,
         row.ordered,
         any(map(is_operational, row.event_types)),
+        row.format,
+        row.signature,
+        row.auth,
+        row.tls,
+        row.handshake,
     )
     assert before is not None
     assert record is not None

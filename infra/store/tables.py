@@ -78,6 +78,14 @@ subscriptions = Table(
     Column("ordered", Boolean, nullable=False, server_default=text("false")),  # one delivery at a time, as admitted
     Column("headers", LargeBinary),  # encrypted JSON object; header values are often secrets
     Column("secrets", LargeBinary, nullable=False),  # encrypted JSON list of {"secret", "expires_at"}
+    # How it is written to: see schemas/destinations.py.
+    Column("format", Text, nullable=False, server_default="standard"),
+    Column("signature", JSONB, nullable=False, server_default='{"scheme": "standard", "versions": ["v1"]}'),
+    Column("auth", LargeBinary),  # encrypted JSON; NULL for none
+    Column("tls", LargeBinary),  # encrypted JSON; NULL for the system's authorities and no client certificate
+    Column("handshake", Boolean, nullable=False, server_default=text("false")),  # ask before the first delivery
+    _moment("validated_at", nullable=True),  # when this URL agreed in the handshake
+    Column("allowed_per_min", Integer),  # requests a minute that it allowed then; NULL: as many as there are
     Column("version", BigInteger, nullable=False),  # subscription_version when it last changed
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
@@ -148,6 +156,7 @@ events = Table(
     _moment("time"),
     Column("data", LargeBinary, nullable=False),  # the JSON text as it came
     Column("traceparent", Text),
+    Column("headers", JSONB),  # that its requests have besides those of the subscription; NULL for none
     _moment("admitted_at", now=True),
     postgresql_partition_by="RANGE (id)",
 )

@@ -21,6 +21,7 @@ import pytest_asyncio
 from uuid_utils.compat import uuid7
 
 from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
+from dispatcher.core.request import Content
 from dispatcher.core.settle import Claimed
 from dispatcher.core.streak import Thresholds
 from dispatcher.hints import Hints
@@ -470,7 +471,8 @@ async def test_settlement(house: House, seed: int) -> None:
         if after.subscription.mode == "held":
             held.add(house.owner[key])
         claimed = Claimed(task.cycle, task.attempt, task.fence)
-        claim = Claim(key, key, house.owner[key], claimed, 0.0, "order.created", datetime.now(UTC), b"{}", None)
+        content = Content("order.created", datetime.now(UTC), b"{}", "shop", "1")
+        claim = Claim(key, key, house.owner[key], claimed, 0.0, content)
         batch.append(Outcome(claim, task.verdict, None))
     seen = await house.after(lambda: commit_for_real(house, batch))
     assert seen.rows == expected

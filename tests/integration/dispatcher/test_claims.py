@@ -29,7 +29,7 @@ async def retrying(seed: Seed) -> UUID:
 async def test_a_due_work_item_claims_its_row(claims: Claims, heartbeat: Heartbeat, retrying: UUID, seed: Seed) -> None:
     (claim,) = await claims.due([item(retrying)])
     assert (claim.delivery, claim.held.cycle, claim.held.attempt, claim.held.fence) == (retrying, 0, 3, 1)
-    assert (claim.event_type, claim.data) == ("order.created", b'{"n":1}')
+    assert (claim.content.type, claim.content.data) == ("order.created", b'{"n":1}')
     row = await seed.row("deliveries", retrying)
     assert (row["claimed_by"], row["fence"], row["status"]) == (heartbeat.incarnation, 1, "retrying")
 

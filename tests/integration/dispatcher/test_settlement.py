@@ -35,7 +35,7 @@ async def claim(claims: Claims, seed: Seed, lanes: Lanes) -> Claim:
     """A claim on the second attempt of a delivery, with its place in hand."""
     delivery = await seed.delivery(await seed.subscription(), status="retrying", attempts=1)
     (claim,) = await claims.due([WorkItem(delivery, 0, 2, 0)])
-    lanes.place(claim.subscription, len(claim.data))
+    lanes.place(claim.subscription, len(claim.content.data))
     lanes.in_hand[claim.delivery] = claim
     return claim
 
@@ -78,7 +78,7 @@ async def test_an_attempt_keeps_what_the_answers_head_said_and_where_the_time_we
     """In one batch with an attempt that got no answer: each has its own."""
     other = await seed.delivery(claim.subscription, status="retrying", attempts=0)
     (neighbour,) = await claims.due([WorkItem(other, 0, 1, 0)])
-    lanes.place(claim.subscription, len(neighbour.data))
+    lanes.place(claim.subscription, len(neighbour.content.data))
     said = {"server": "caf\ufffd", "retry-after": "120"}
     answered = Answered(503, b"no", "120", 999, "127.0.0.1:1", said, Timings(1, 20, 300, 600))
     silent = NoAnswer(Failure.TIMEOUT, "too slow", 1000, "127.0.0.1:1", Timings(connect_ms=7))
@@ -177,7 +177,7 @@ async def test_who_lost_the_fence_sends_no_hint_for_the_retry_of_who_has_it(
     settlement: Settlement, settle: Settle, claim: Claim, seed: Seed, store: Store, lanes: Lanes, broker: SilentBroker
 ) -> None:
     """Its own would come after five seconds, and the endpoint asked the new owner for an hour."""
-    lanes.place(claim.subscription, len(claim.data))
+    lanes.place(claim.subscription, len(claim.content.data))
     newer = replace(claim, held=replace(claim.held, fence=claim.held.fence + 1))
     async with store.connection() as connection:
         await connection.execute("UPDATE deliveries SET fence = fence + 1 WHERE id = $1", claim.delivery)
@@ -197,7 +197,7 @@ async def test_two_outcomes_of_one_delivery_in_one_batch(
     settlement: Settlement, claim: Claim, seed: Seed, store: Store, lanes: Lanes
 ) -> None:
     """One of them lost its fence: the rules apply one after the other, and one row is written."""
-    lanes.place(claim.subscription, len(claim.data))
+    lanes.place(claim.subscription, len(claim.content.data))
     stale = replace(claim, held=replace(claim.held, fence=0))
     settlement.add(Outcome(claim, RetryIn(60, "no"), attempted()))
     settlement.add(Outcome(stale, Delivered(), attempted(200)))
@@ -234,7 +234,7 @@ async def test_an_outcome_that_cannot_be_stored_keeps_nobody_back(
     (neighbour,) = await claims.due([WorkItem(other, 0, 1, 0)])
     for one in (claim, neighbour):
         lanes.in_hand[one.delivery] = one
-    lanes.place(claim.subscription, len(neighbour.data))
+    lanes.place(claim.subscription, len(neighbour.content.data))
     impossible = Attempted(uuid7(), wall(), Answered(99_999, b"", None, 1, None), "https://example.com/hook")
     settlement.add(Outcome(claim, RetryIn(60, "no"), impossible))  # a status beyond smallint
     settlement.add(Outcome(neighbour, Delivered(), attempted(200)))

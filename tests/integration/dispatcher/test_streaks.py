@@ -50,9 +50,10 @@ def settle(settlement: Settlement, claims: Claims, seed: Seed, lanes: Lanes) -> 
         if lost:
             async with seed.store.connection() as conn:
                 await conn.execute("UPDATE deliveries SET fence = fence + 1 WHERE id = $1", delivery)
-        lanes.place(claim.subscription, len(claim.data))
+        lanes.place(claim.subscription, len(claim.content.data))
         lanes.take(claim)
-        settlement.add(Outcome(replace(claim, event_type=event_type), verdict, Attempted(uuid7(), wall(), result, url)))
+        claim = replace(claim, content=replace(claim.content, type=event_type))
+        settlement.add(Outcome(claim, verdict, Attempted(uuid7(), wall(), result, url)))
         await eventually(lambda: _true(lanes.free == 1000))
 
     return settle

@@ -8,6 +8,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from dispatcher.core.gate import ATTEMPT, FULL, RESTING
+from dispatcher.core.request import Content, Recipe
 from dispatcher.core.settle import Claimed
 from dispatcher.index import Endpoint
 from dispatcher.lanes import Claim, Lanes
@@ -18,11 +19,13 @@ from tests.support.waiting import eventually
 
 def claim(subscription: UUID, data: bytes = b"{}", *, cycle: int = 0) -> Claim:
     now = datetime(2026, 1, 31, tzinfo=UTC)
-    return Claim(uuid7(), uuid7(), subscription, Claimed(cycle, 1, 1), 0.0, "order.created", now, data, None)
+    return Claim(
+        uuid7(), uuid7(), subscription, Claimed(cycle, 1, 1), 0.0, Content("order.created", now, data, "shop", "1")
+    )
 
 
 def take(lanes: Lanes, one: Claim) -> None:
-    lanes.place(one.subscription, len(one.data))
+    lanes.place(one.subscription, len(one.content.data))
     lanes.take(one)
 
 
@@ -111,7 +114,7 @@ async def test_a_live_delivery_overtakes_the_replays_that_wait() -> None:
 
 
 def endpoint(key: UUID, url: str = "https://example.com/hook") -> Endpoint:
-    return Endpoint(key, "default", url, ("#",), 15, DEFAULT_POLICY, {}, (), None, False, None)
+    return Endpoint(key, "default", url, ("#",), 15, DEFAULT_POLICY, Recipe({}, ()), None, False, None)
 
 
 def answer(status: int, *, retry_after: str | None = None, took_ms: int = 10) -> Answered:

@@ -5,6 +5,7 @@ from uuid_utils.compat import uuid7
 
 from dispatcher import paces as module
 from dispatcher.core.pace import RateLimit
+from dispatcher.core.request import Recipe
 from dispatcher.index import Endpoint
 from dispatcher.paces import Paces
 from schemas.subscriptions import DEFAULT_POLICY
@@ -12,9 +13,9 @@ from schemas.subscriptions import DEFAULT_POLICY
 AHEAD_S = 0.5
 
 
-def limited(per_s: float) -> Endpoint:
-    limit = RateLimit(per_s, 1)
-    return Endpoint(uuid7(), "default", "http://a.example/", (), 15, DEFAULT_POLICY, {}, (), limit, False, None)
+def limited(per_s: float | None) -> Endpoint:
+    limit = None if per_s is None else RateLimit(per_s, 1)
+    return Endpoint(uuid7(), "default", "http://a.example/", (), 15, DEFAULT_POLICY, Recipe({}, ()), limit, False, None)
 
 
 @pytest.mark.parametrize(
@@ -42,5 +43,7 @@ def test_a_claim_is_for_half_of_the_time_ahead_at_least(
 def test_without_a_limit_there_is_no_pace_and_without_the_lease_no_room() -> None:
     endpoint = limited(50)
     assert Paces(ahead_s=AHEAD_S).room(endpoint, in_hand=0, waiting=0) == 0
-    unlimited = Endpoint(uuid7(), "default", "http://a.example/", (), 15, DEFAULT_POLICY, {}, (), None, False, None)
+    unlimited = Endpoint(
+        uuid7(), "default", "http://a.example/", (), 15, DEFAULT_POLICY, Recipe({}, ()), None, False, None
+    )
     assert Paces(ahead_s=AHEAD_S).room(unlimited, in_hand=0, waiting=0) is None
