@@ -72,6 +72,35 @@ async def test_delivered(settle: Settle, claim: Claim, seed: Seed, store: Store)
     assert await attempts(store, claim.delivery) == [(2, "delivered", False)]
 
 
+async def test_a_patient_outcome_is_committed_with_the_next_that_is_not(
+    settlement: Settlement, claim: Claim, claims: Claims, seed: Seed, store: Store, lanes: Lanes
+) -> None:
+    """And by itself after a moment when none comes."""
+    other = await seed.delivery(claim.subscription, status="retrying", attempts=0)
+    (neighbour,) = await claims.due([WorkItem(other, 0, 1, 0)])
+    lanes.place(claim.subscription, len(neighbour.content.data))
+    lanes.take(neighbour)
+    settlement.add(Outcome(claim, Delivered(), attempted(200)), patient=True)
+    for _ in range(10):
+        await asyncio.sleep(0)  # time enough to begin its commit
+    settlement.add(Outcome(neighbour, Delivered(), attempted(200)))
+    await eventually(lambda: ended(lanes, claim, neighbour))
+    async with store.connection() as connection:
+        rows = await connection.fetch("SELECT DISTINCT xmin FROM deliveries WHERE status = 'delivered'")
+    assert len(rows) == 1
+
+    third = await seed.delivery(claim.subscription, status="retrying", attempts=0)
+    (alone,) = await claims.due([WorkItem(third, 0, 1, 0)])
+    lanes.place(claim.subscription, len(alone.content.data))
+    lanes.take(alone)
+    settlement.add(Outcome(alone, Delivered(), attempted(200)), patient=True)
+    await eventually(lambda: ended(lanes, alone))
+
+
+async def ended(lanes: Lanes, *claims: Claim) -> bool:
+    return not any(one.delivery in lanes.in_hand for one in claims)
+
+
 async def test_an_attempt_keeps_what_the_answers_head_said_and_where_the_time_went(
     settlement: Settlement, claim: Claim, claims: Claims, seed: Seed, store: Store, lanes: Lanes
 ) -> None:
