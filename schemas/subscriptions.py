@@ -25,6 +25,7 @@ from pydantic import (
 from schemas.errors import InvalidInput, SecretUnreadable
 from schemas.events import DEFAULT_TENANT
 from schemas.fields import MAX_TYPE_BYTES, WORD, description_fault, tenant_fault
+from schemas.headers import headers_fault
 from schemas.inputs import Input, Tags, rule
 from schemas.signatures import parse_secret
 
@@ -33,29 +34,14 @@ MAX_ATTEMPTS: Final = 50
 MAX_MAX_AGE_S: Final = 30 * 86_400
 MAX_URL_CHARS: Final = 2048
 MAX_PATTERNS: Final = 100
-MAX_HEADERS: Final = 20
-MAX_HEADER_NAME_CHARS: Final = 100
-MAX_HEADER_VALUE_CHARS: Final = 2048
-MAX_HEADERS_CHARS: Final = 8192
 MIN_RATE_PER_S: Final = 0.01
 MAX_RATE_PER_S: Final = 10_000
 MAX_BURST: Final = 10_000
 
 _PATTERN: Final = re.compile(rf"(?:\*|#|{WORD})(?:\.(?:\*|#|{WORD}))*")
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_VALUE: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 # RFC 3986's characters, less what a URL may hold only escaped.
 _URL: Final = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-# RFC 9110 section 7.6.1 and older names for the same; then what is ours to set.
-_RESERVED_HEADERS: Final = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
-        *("te", "trailer", "transfer-encoding", "upgrade", "expect"),
-        *("host", "user-agent", "traceparent", "tracestate"),
-    }
-)
-_RESERVED_PREFIXES: Final = ("content-", "webhook-")
 
 
 class State(StrEnum):
@@ -136,33 +122,6 @@ def pattern_fault(text: str) -> str | None:
         "must be words joined by dots, each '*' (any one word), '#' (any number of words), "
         f"or letters, digits, '_', '-', ':' or '/'; at most {MAX_TYPE_BYTES} bytes"
     )
-
-
-def headers_fault(headers: Mapping[str, str]) -> str | None:
-    """The headers that a subscription adds to its requests. The fault names the header, never its value."""
-    if len(headers) > MAX_HEADERS:
-        return f"must be at most {MAX_HEADERS} headers"
-    if len({name.lower() for name in headers}) != len(headers):
-        return "must not name a header twice; upper and lower case are the same"
-    for name, value in headers.items():
-        if fault := _header_fault(name, value):
-            return fault
-    if sum(len(name) + len(value) for name, value in headers.items()) > MAX_HEADERS_CHARS:
-        return f"must be at most {MAX_HEADERS_CHARS} characters in all, names and values together"
-    return None
-
-
-def _header_fault(name: str, value: str) -> str | None:
-    if len(name) > MAX_HEADER_NAME_CHARS or not _TOKEN.fullmatch(name):
-        return f"must have names of 1 to {MAX_HEADER_NAME_CHARS} letters, digits and !#$%&'*+-.^_`|~"
-    if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
-        return f"must not set {name}, which is set for every request, or belongs to the connection"
-    if len(value) > MAX_HEADER_VALUE_CHARS or not _VALUE.fullmatch(value):
-        return (
-            f"must have printable ASCII as the value of {name}, at most {MAX_HEADER_VALUE_CHARS} characters, "
-            "with no space at either end"
-        )
-    return None
 
 
 def _host_is_sound(parts: SplitResult) -> bool:

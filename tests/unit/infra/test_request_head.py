@@ -3,7 +3,7 @@
 import pytest
 
 from infra.request_head import OWN_HEADERS, Target, header_fault, read_target
-from schemas.subscriptions import headers_fault
+from schemas.headers import headers_fault
 
 
 @pytest.mark.parametrize("name", sorted(OWN_HEADERS))

@@ -5,11 +5,8 @@ import yarl
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.subscriptions import (
-    headers_fault,
-    pattern_fault,
-    url_fault,
-)
+from schemas.headers import headers_fault
+from schemas.subscriptions import pattern_fault, url_fault
 from tests.unit.schemas.subscription_inputs import create, problems
 
 
