@@ -1,7 +1,7 @@
 """How rows look from outside. Pure: rows in, JSON-ready values out. Ids are public, secrets are not shown."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,15 +16,14 @@ from infra.store.replays import ReplayRow
 from infra.store.subscriptions import SubscriptionRow
 from schemas.deliveries import Timings
 from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, key_time, public_id
-
-REDACTED = "[redacted]"
+from schemas.subscription_headers import REDACTED, Header
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What may be shown of a subscription's encrypted parts: which headers, and until when each secret signs."""
+    """A subscription's encrypted parts, as far as they are shown: headers, and until when each secret signs."""
 
-    header_names: tuple[str, ...]
+    headers: Mapping[str, Header]
     secret_expiries: tuple[datetime | None, ...]
 
 
@@ -41,7 +40,7 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
         "mode": row.mode,
         "breaker": {"state": "closed" if row.breaker_until is None else "open", "rests_until": row.breaker_until},
         "streak": {"failures": row.failures, "failing_since": row.failing_since},
-        "headers": None if opened is None else dict.fromkeys(opened.header_names, REDACTED),
+        "headers": None if opened is None else {name: _header(one) for name, one in opened.headers.items()},
         "secrets": None if opened is None else [{"expires_at": moment} for moment in opened.secret_expiries],
         "decryptable": opened is not None,
         "retry_policy": {"max_age_s": None} | row.retry_policy,
@@ -51,6 +50,11 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
+
+
+def _header(header: Header) -> str | dict[str, Any]:
+    """As it may be sent back, but for what is secret."""
+    return REDACTED if header.secret else {"value": header.value, "secret": False}
 
 
 def event_view(row: EventRow) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-import orjson
-
 from consumer_api.presentation import Opened
 from infra.crypto import Vault
 from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import SecretUnreadable
+from schemas.subscription_headers import HeaderInput, decode_headers, encode_headers
 from schemas.subscriptions import Secret, decode_secrets, encode_secrets
 
 MAX_LIVE_SECRETS = 5  # each adds a signature to every request
@@ -18,9 +17,11 @@ def seal_secrets(vault: Vault, secrets: Sequence[Secret]) -> bytes:
     return vault.encrypt(encode_secrets(secrets))
 
 
-def seal_headers(vault: Vault, headers: Mapping[str, str]) -> bytes | None:
+def seal_headers(vault: Vault, headers: Mapping[str, HeaderInput]) -> bytes | None:
     """Encrypted JSON, None for no headers."""
-    return vault.encrypt(orjson.dumps(dict(headers))) if headers else None
+    if not headers:
+        return None
+    return vault.encrypt(encode_headers({name: one.header() for name, one in headers.items()}))
 
 
 def live_secrets(vault: Vault, row: SubscriptionRow, now: datetime) -> list[Secret]:
@@ -46,7 +47,7 @@ def opened(vault: Vault, row: SubscriptionRow, now: datetime) -> Opened | None:
     """What may be shown, None when no configured key decrypts the row."""
     try:
         secrets = decode_secrets(vault.decrypt(row.secrets))
-        headers = {} if row.headers is None else orjson.loads(vault.decrypt(row.headers))
+        headers = {} if row.headers is None else decode_headers(vault.decrypt(row.headers))
     except SecretUnreadable:
         return None
-    return Opened(tuple(headers), tuple(secret.expires_at for secret in secrets if secret.live(now)))
+    return Opened(headers, tuple(secret.expires_at for secret in secrets if secret.live(now)))

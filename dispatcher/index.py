@@ -22,6 +22,7 @@ from dispatcher.core.topics import TopicIndex
 from infra.crypto import Vault
 from schemas.errors import SecretUnreadable
 from schemas.signatures import SigningKey, parse_secret
+from schemas.subscription_headers import decode_headers
 from schemas.subscriptions import RetryPolicy, State, decode_secrets
 
 log = structlog.get_logger(__name__)
@@ -112,7 +113,8 @@ class SubscriptionIndex:
             secrets = decode_secrets(self._vault.decrypt(row["secrets"]))
             keys = [(parse_secret(secret.text), secret.expires_at) for secret in secrets]
             if row["headers"] is not None:
-                headers = orjson.loads(self._vault.decrypt(row["headers"]))
+                stored = decode_headers(self._vault.decrypt(row["headers"]))
+                headers = {name: one.value for name, one in stored.items()}
         except SecretUnreadable:
             blocked = blocked or UNDECRYPTABLE
             log.warning("subscription.undecryptable", subscription=str(row["id"]))

@@ -25,9 +25,9 @@ from pydantic import (
 from schemas.errors import InvalidInput, SecretUnreadable
 from schemas.events import DEFAULT_TENANT
 from schemas.fields import MAX_TYPE_BYTES, WORD, description_fault, tenant_fault
-from schemas.headers import headers_fault
 from schemas.inputs import Input, Tags, rule
 from schemas.signatures import parse_secret
+from schemas.subscription_headers import Headers
 
 MAX_DELAY_S: Final = 86_400
 MAX_ATTEMPTS: Final = 50
@@ -157,11 +157,6 @@ def _description(text: str) -> str:
     return text
 
 
-def _headers(headers: dict[str, str]) -> dict[str, str]:
-    rule(headers_fault(headers))
-    return headers
-
-
 def _signing_secret(secret: SecretStr) -> SecretStr:
     try:
         parse_secret(secret.get_secret_value())
@@ -183,7 +178,6 @@ EventTypes = Annotated[
     AfterValidator(_unique),
 ]
 Description = Annotated[str, AfterValidator(_description)]
-Headers = Annotated[dict[str, str], AfterValidator(_headers)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
 MAX_TIMEOUT_S: Final = 60
 TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=MAX_TIMEOUT_S)]

@@ -19,6 +19,7 @@ from infra.store.history import EventRow
 from infra.store.subscriptions import SubscriptionRow
 from schemas.ids import EVENT, SUBSCRIPTION, event_key, parse_id
 from schemas.messages import Message
+from schemas.subscription_headers import Header
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 KEY = event_key(1_700_000_000_123, "t", "s", "i")
@@ -49,7 +50,7 @@ def test_a_body_is_shown_in_base64_and_as_text_when_it_is_text(body: bytes | Non
     assert (None if view["body_base64"] is None else base64.b64decode(view["body_base64"])) == body
 
 
-def test_a_subscription_shows_which_headers_it_has_and_no_value() -> None:
+def test_a_subscription_shows_which_headers_it_has_and_no_secret_value() -> None:
     row = SubscriptionRow(
         KEY,
         "t",
@@ -73,13 +74,14 @@ def test_a_subscription_shows_which_headers_it_has_and_no_value() -> None:
         None,
         0,
     )
-    view = subscription_view(row, Opened(("X-A",), (None, NOW)))
+    view = subscription_view(row, Opened({"X-A": Header("hush"), "X-B": Header("b", secret=False)}, (None, NOW)))
     assert (view["headers"], view["secrets"]) == (
-        {"X-A": "[redacted]"},
+        {"X-A": "[redacted]", "X-B": {"value": "b", "secret": False}},
         [{"expires_at": None}, {"expires_at": NOW}],
     )
     assert parse_id(SUBSCRIPTION, view["id"]) == KEY
     assert "sealed" not in repr(view)
+    assert "hush" not in repr(view)
     assert "sealed" not in repr(row)
     closed = subscription_view(row, None)
     assert (closed["headers"], closed["secrets"], closed["decryptable"]) == (None, None, False)

@@ -4,16 +4,20 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from consumer_api.presentation import Opened
 from consumer_api.sealing import live_secrets, opened, rotated, seal_headers, seal_secrets
 from infra.crypto import Vault, new_key
 from infra.store.subscriptions import SubscriptionRow
+from schemas.subscription_headers import Header, HeaderInput
 from schemas.subscriptions import Secret
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 VAULT = Vault([new_key()])
+SECRET_HEADER = HeaderInput(value=SecretStr("1"))
+OPEN_HEADER = HeaderInput(value=SecretStr("2"), secret=False)
 
 
 def _row(*, secrets: bytes, headers: bytes | None = None) -> SubscriptionRow:
@@ -82,13 +86,14 @@ def test_what_cannot_be_decrypted_has_no_secrets_and_shows_nothing(stored: bytes
 def test_names_and_expiries_are_what_may_be_shown() -> None:
     row = _row(
         secrets=seal_secrets(VAULT, [Secret("a"), Secret("b", NOW + HOUR), Secret("c", NOW)]),
-        headers=seal_headers(VAULT, {"X-A": "1", "X-B": "2"}),
+        headers=seal_headers(VAULT, {"X-A": SECRET_HEADER, "X-B": OPEN_HEADER}),
     )
-    assert opened(VAULT, row, NOW) == Opened(("X-A", "X-B"), (None, NOW + HOUR))
+    headers = {"X-A": Header("1"), "X-B": Header("2", secret=False)}
+    assert opened(VAULT, row, NOW) == Opened(headers, (None, NOW + HOUR))
 
 
 def test_headers_are_sealed_as_a_json_object_and_none_as_nothing() -> None:
-    sealed = seal_headers(VAULT, {"X-A": "1"})
+    sealed = seal_headers(VAULT, {"X-A": SECRET_HEADER, "X-B": OPEN_HEADER})
     assert sealed is not None
-    assert orjson.loads(VAULT.decrypt(sealed)) == {"X-A": "1"}
+    assert orjson.loads(VAULT.decrypt(sealed)) == {"X-A": "1", "X-B": {"value": "2", "secret": False}}
     assert seal_headers(VAULT, {}) is None

@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.headers import headers_fault
+from schemas.subscription_headers import Header
 from schemas.subscriptions import pattern_fault, url_fault
 from tests.unit.schemas.subscription_inputs import create, problems
 
@@ -146,7 +147,9 @@ class TestHeaders:
     )
     def test_good(self, headers: dict[str, str]) -> None:
         assert headers_fault(headers) is None
-        assert create(headers=headers).headers == headers
+        assert {name: one.header() for name, one in create(headers=headers).headers.items()} == {
+            name: Header(value) for name, value in headers.items()
+        }
 
     @pytest.mark.parametrize(
         "name",
