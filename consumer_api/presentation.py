@@ -69,6 +69,7 @@ def event_view(row: EventRow) -> dict[str, Any]:
         "time": row.time,
         "accepted_at": key_time(row.id),
         "admitted_at": row.admitted_at,
+        "headers": row.headers or {},
         "data": orjson.Fragment(row.data),
     }
 

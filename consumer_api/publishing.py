@@ -1,7 +1,7 @@
 """From the body of `POST /v1/events` to an event. Pure: the clock and fresh ids are arguments.
 
-The body is `{"type", "data", "tenant", "id", "source", "subject", "time"}`; the first two must be there, `null` for
-one of the others leaves it out. `data` is cut out of the body, not parsed and written again.
+The body is `{"type", "data", "tenant", "id", "source", "subject", "time", "headers"}`; the first two must be there,
+`null` for one of the others leaves it out. `data` is cut out of the body, not parsed and written again.
 """
 
 from datetime import datetime
@@ -10,12 +10,13 @@ from typing import Final
 import msgspec
 
 from schemas.errors import InvalidInput, Problem
+from schemas.event_headers import read_event_headers
 from schemas.events import DEFAULT_TENANT, UNKNOWN_SOURCE, Event, build_event
 from schemas.fields import parse_time
 from schemas.raw_json import members
 
 _TEXTS: Final = ("type", "tenant", "id", "source", "subject", "time")
-_KNOWN: Final = (*_TEXTS, "data")
+_KNOWN: Final = (*_TEXTS, "headers", "data")
 
 
 def requested_event(body: bytes, *, now: datetime, fresh_id: str) -> Event:
@@ -31,6 +32,7 @@ def requested_event(body: bytes, *, now: datetime, fresh_id: str) -> Event:
     ]
     texts = {name: _text(name, given[name], problems) for name in _TEXTS if name in given}
     time = _time(texts.get("time"), now, problems)
+    headers = _headers(given.get("headers"), problems)
     if problems:
         raise InvalidInput(problems)
     return build_event(
@@ -41,6 +43,7 @@ def requested_event(body: bytes, *, now: datetime, fresh_id: str) -> Event:
         tenant=_or(texts.get("tenant"), DEFAULT_TENANT),
         subject=texts.get("subject"),
         time=time,
+        headers=headers,
     )
 
 
@@ -61,6 +64,16 @@ def _time(text: str | None, now: datetime, problems: list[Problem]) -> datetime:
         problems.append(Problem("time", "must be a time of RFC 3339 with its zone, as 2026-01-31T12:00:00Z"))
         return now
     return time
+
+
+def _headers(raw: bytes | None, problems: list[Problem]) -> dict[str, str] | None:
+    if raw is None or raw == b"null":
+        return None
+    try:
+        return read_event_headers(raw, field="headers")
+    except InvalidInput as error:
+        problems += error.problems
+        return None
 
 
 def _or(text: str | None, default: str) -> str:

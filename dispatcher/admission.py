@@ -343,6 +343,7 @@ def _event_row(one: Incoming) -> tuple[object, ...]:
         event.time,
         event.data,
         event.traceparent,
+        event.headers,
     )
 
 
@@ -354,6 +355,7 @@ def _content(event: Event) -> Content:
         source=event.source,
         external_id=event.external_id,
         subject=event.subject,
+        headers=event.headers,
         traceparent=event.traceparent,
     )
 

@@ -3,7 +3,7 @@
 Nothing here touches the world: the clock, fresh ids and the trace context are arguments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -32,6 +32,9 @@ class NewEvent:
     What is left None is filled by the publisher: `id` with a time-ordered UUID, `source` with the publisher's own,
     `time` and `accepted_ms` (Unix milliseconds, part of the event's public id) with now. Publishing a filled one again
     is safe: it stays the same event, and is delivered once.
+
+    `headers` are sent with the event to every subscriber, and stored as they are: nothing secret belongs there. What a
+    subscription sets itself wins.
     """
 
     type: str
@@ -42,6 +45,7 @@ class NewEvent:
     subject: str | None = None
     time: datetime | None = None
     accepted_ms: int | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ def as_event(event: NewEvent, *, traceparent: str | None, max_bytes: int) -> Eve
         subject=event.subject,
         accepted_ms=event.accepted_ms,
         traceparent=traceparent,
+        headers=event.headers,
     )
 
 
@@ -145,11 +150,21 @@ def _require_kinds(event: NewEvent) -> None:
     moment: object = event.time
     if moment is not None and not isinstance(moment, datetime):
         problems.append(Problem("time", "must be a datetime with a time zone"))
+    if not _are_texts(event.headers):
+        problems.append(Problem("headers", "must be a mapping of names to values, both text"))
     raw: object = event.data.text if isinstance(event.data, RawJSON) else b""
     if not isinstance(raw, bytes):
         problems.append(Problem("data", "must be bytes in RawJSON"))
     if problems:
         raise InvalidInput(problems)
+
+
+def _are_texts(headers: object) -> bool:
+    if headers is None:
+        return True
+    return isinstance(headers, Mapping) and all(
+        isinstance(name, str) and isinstance(value, str) for name, value in headers.items()
+    )
 
 
 def _json(data: object) -> bytes:

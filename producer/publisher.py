@@ -14,7 +14,7 @@ before it may tell of what was rolled back.
 import asyncio
 import os
 import time as clock
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -89,13 +89,14 @@ class EventPublisher:
         source: str | None = None,
         subject: str | None = None,
         time: datetime | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> PublishedEvent:
         """Publish one event and return once it is stored; `NewEvent` says what the arguments are and what fills them.
 
         Raises InvalidInput before anything is sent. After PublishTimeout, and BrokerUnavailable, the event may be
         stored or not: the error's note gives the id to publish it again with, and it will be delivered once.
         """
-        event = NewEvent(type, data, tenant=tenant, id=id, source=source, subject=subject, time=time)
+        event = NewEvent(type, data, tenant=tenant, id=id, source=source, subject=subject, time=time, headers=headers)
         with self._span(1) as traceparent:
             (complete,), (ready,) = self._prepare([event], traceparent)
             (error,) = await self._store([_outgoing(ready)])

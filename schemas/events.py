@@ -8,7 +8,8 @@ How a message is read, the first that fits:
 1. Structured mode: the content type is `application/cloudevents+json`. The body is a CloudEvents envelope.
 2. Binary mode: there are headers with the prefix `cloudEvents:` or `cloudEvents_`. The body is the data.
 3. With the AMQP property `type`: the body is an envelope if it has `data` and no member that an envelope does not have.
-   Otherwise all of it is the data.
+   Otherwise all of it is the data. (`headers` is a member of an envelope only beside a `type` of its own: without one,
+   `{"headers", "data"}` is more likely what somebody wants delivered.)
 4. Structured mode without its content type: a JSON object with `specversion` and `type`.
 5. A JSON object with `type`, `data`, and no member that an envelope does not have.
 
@@ -27,6 +28,7 @@ from typing import Final
 import msgspec
 
 from schemas.errors import InvalidInput, Problem
+from schemas.event_headers import ATTRIBUTE, MEMBER, event_headers_fault, told_headers, write_event_headers
 from schemas.fields import (
     OPERATIONAL_WORD,
     id_fault,
@@ -55,8 +57,9 @@ SPEC_VERSION: Final = "1.0"
 _PREFIXES: Final = ("cloudEvents:", "cloudEvents_")
 _ENVELOPE: Final = frozenset(
     {"specversion", "id", "source", "type", "time", "subject", "tenant", "traceparent", "tracestate"}
-    | {"datacontenttype", "dataschema", "data", "data_base64"}
+    | {"datacontenttype", "dataschema", "data", "data_base64", ATTRIBUTE}
 )
+_PLAIN: Final = _ENVELOPE | {MEMBER}
 
 # How far the time of acceptance may be from now: it becomes part of the event's key, which names its day's partition.
 _OLDEST_ACCEPTED: Final = timedelta(hours=24)
@@ -70,6 +73,7 @@ _JSON_TYPE: Final = re.compile(r"[^/\s]+/(?:[^/\s;]+\+)?json", re.IGNORECASE)
 class Event:
     """One event. (tenant, source, external_id) is what makes it unique; `data` is JSON text.
 
+    `headers` are for its requests, None for none; they keep `event_headers_fault`.
     `accepted_ms` is when a publisher of ours took it (Unix milliseconds), None from foreign producers.
     `digest` is a SHA-256 over what the event says (type, subject, data), to tell a repeat from a conflict. Not over its
     time: who publishes again after a lost confirm often stamps it anew.
@@ -85,6 +89,7 @@ class Event:
     digest: bytes
     accepted_ms: int | None
     traceparent: str | None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ def build_event(
     subject: str | None = None,
     accepted_ms: int | None = None,
     traceparent: str | None = None,
+    headers: Mapping[str, str] | None = None,
     operational: bool = False,
 ) -> Event:
     """An event that keeps every rule. Raises InvalidInput that names each field at fault (`external_id` as `id`).
@@ -121,6 +127,8 @@ def build_event(
         problems.append(Problem("time", "must have a time zone, and be between the years 1 and 9999 in UTC"))
     if fault := json_fault(data):
         problems.append(Problem("data", fault))
+    if headers and (fault := event_headers_fault(headers)):
+        problems.append(Problem("headers", fault))
     if problems or utc is None:
         raise InvalidInput(problems)
     return Event(
@@ -134,6 +142,7 @@ def build_event(
         digest=_digest(type, subject, data),
         accepted_ms=accepted_ms,
         traceparent=traceparent if traceparent is not None and is_traceparent(traceparent) else None,
+        headers=dict(headers) if headers else None,
     )
 
 
@@ -159,6 +168,8 @@ def event_message(event: Event) -> Message:
         headers[ACCEPTED_MS_HEADER] = event.accepted_ms
     if event.traceparent is not None:
         headers[TRACEPARENT_HEADER] = event.traceparent
+    if event.headers is not None:
+        headers[f"cloudEvents_{ATTRIBUTE}"] = write_event_headers(event.headers)
     return Message(body=event.data, headers=headers, content_type=JSON, type=event.type)
 
 
@@ -204,7 +215,8 @@ def _attributes(message: Message) -> _Found:
     body = _checked("body", message.body)
     envelope = members(body)
     if message.type:
-        if envelope is not None and "data" in envelope and envelope.keys() <= _ENVELOPE:
+        known = _PLAIN if envelope is not None and "type" in envelope else _ENVELOPE
+        if envelope is not None and "data" in envelope and envelope.keys() <= known:
             return _plain(envelope)
         return _Found({}, body)
     if envelope is None or "type" not in envelope:
@@ -223,14 +235,16 @@ def _structured(envelope: Mapping[str, bytes]) -> _Found:
 def _plain(envelope: Mapping[str, bytes]) -> _Found:
     if "data" not in envelope:
         raise InvalidInput.of("data", "is required")
-    if unknown := envelope.keys() - _ENVELOPE:
+    if unknown := envelope.keys() - _PLAIN:
         name = ascii(min(unknown))[:80]  # whatever it is, in a form that any log and database takes
         raise InvalidInput.of(
             "body", f"must not have a member {name} next to data: what is to be delivered belongs into data"
         )
     if _text_of_json("specversion", envelope.get("specversion", b"null")) not in {None, SPEC_VERSION}:
         raise InvalidInput.of("specversion", f'must be "{SPEC_VERSION}"')
-    return _enveloped(envelope, data=envelope["data"])
+    found = _enveloped(envelope, data=envelope["data"])
+    headers = envelope.get(MEMBER, b"null")
+    return found if headers == b"null" else _Found({**found.attributes, MEMBER: headers.decode()}, found.data)
 
 
 def _enveloped(envelope: Mapping[str, bytes], *, data: bytes) -> _Found:
@@ -285,6 +299,7 @@ def _event(found: _Found, message: Message, *, now: datetime, fresh_id: str) -> 
         digest=_digest(kind, subject, found.data),
         accepted_ms=_sound_accepted_ms(message.headers.get(ACCEPTED_MS_HEADER), now),
         traceparent=_traceparent(message.headers, told),
+        headers=told_headers(told),
     )
 
 

@@ -18,24 +18,29 @@ _VALUE: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _RESERVED_HEADERS: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
-        *("te", "trailer", "transfer-encoding", "upgrade", "expect"),
+        *("te", "trailer", "transfer-encoding", "upgrade", "http2-settings", "expect"),
         *("host", "user-agent", "traceparent", "tracestate"),
     }
 )
 _RESERVED_PREFIXES: Final = ("content-", "webhook-")
 
 
-def headers_fault(headers: Mapping[str, str]) -> str | None:
-    """The headers that a subscription adds to its requests. The fault names the header, never its value."""
-    if len(headers) > MAX_HEADERS:
-        return f"must be at most {MAX_HEADERS} headers"
+def headers_fault(
+    headers: Mapping[str, str], *, most: int = MAX_HEADERS, most_chars: int = MAX_HEADERS_CHARS
+) -> str | None:
+    """Headers that a request gets besides its own. The fault names the header, never its value.
+
+    The bounds are those of a subscription's headers unless said otherwise.
+    """
+    if len(headers) > most:
+        return f"must be at most {most} headers"
     if len({name.lower() for name in headers}) != len(headers):
         return "must not name a header twice; upper and lower case are the same"
     for name, value in headers.items():
         if fault := header_name_fault(name) or _value_fault(name, value):
             return fault
-    if sum(len(name) + len(value) for name, value in headers.items()) > MAX_HEADERS_CHARS:
-        return f"must be at most {MAX_HEADERS_CHARS} characters in all, names and values together"
+    if sum(len(name) + len(value) for name, value in headers.items()) > most_chars:
+        return f"must be at most {most_chars} characters in all, names and values together"
     return None
 
 

@@ -60,4 +60,14 @@ def compose(
     }
     if traceparent is not None:
         headers["traceparent"] = traceparent
-    return Composed(headers, body)
+    return Composed(headers if content.headers is None else _over(content.headers, headers), body)
+
+
+def _over(events: Mapping[str, str], ours: dict[str, str]) -> dict[str, str]:
+    """`ours`, and those of an event's headers that are not named there, in whatever letter case.
+
+    An endpoint's own always win: who publishes an event has no say in how its subscribers are authenticated or signed
+    to. None is sent twice; receivers differ in which of the two they read.
+    """
+    taken = {name.lower() for name in ours}
+    return {name: value for name, value in events.items() if name.lower() not in taken} | ours

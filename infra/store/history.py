@@ -41,6 +41,7 @@ class EventRow:
     subject: str | None
     time: datetime
     data: bytes = field(repr=False)
+    headers: dict[str, str] | None
     admitted_at: datetime
 
 

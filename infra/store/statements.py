@@ -71,9 +71,9 @@ FROM event_keys JOIN unnest($1::text[], $2::text[], $3::text[]) AS asked (tenant
 """
 
 INSERT_EVENTS: Final = """
-INSERT INTO events (id, tenant, source, external_id, type, subject, time, data, traceparent)
+INSERT INTO events (id, tenant, source, external_id, type, subject, time, data, traceparent, headers)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-                     $8::bytea[], $9::text[])
+                     $8::bytea[], $9::text[], $10::jsonb[])
 ON CONFLICT (id) DO NOTHING
 """
 

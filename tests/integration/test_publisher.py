@@ -54,7 +54,13 @@ async def test_an_event_arrives_as_it_was_published(broker_url: str, dispatcher_
     when = datetime(2025, 6, 15, 12, 30, 1, 250_000, tzinfo=UTC)
     async with EventPublisher(broker_url, source="shop") as events:
         told = await events.publish(
-            "order.created", RawJSON(b'{"total":1.10}'), tenant="acme", id="4711", subject="order/4711", time=when
+            "order.created",
+            RawJSON(b'{"total":1.10}'),
+            tenant="acme",
+            id="4711",
+            subject="order/4711",
+            time=when,
+            headers={"X-Region": 'e"u'},
         )
     (event,) = await arrived(dispatcher_side, 1)
     assert (event.tenant, event.source, event.external_id) == ("acme", "shop", "4711")
@@ -64,6 +70,7 @@ async def test_an_event_arrives_as_it_was_published(broker_url: str, dispatcher_
         when,
         b'{"total":1.10}',
     )
+    assert event.headers == {"X-Region": 'e"u'}
     assert event.accepted_ms is not None
     assert abs(event.accepted_ms / 1000 - time.time()) < LIMIT_S
     assert told.external_id == "4711"

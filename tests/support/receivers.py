@@ -7,7 +7,7 @@ A `Receiver` records every request and answers as it is told to for the path. It
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -21,7 +21,10 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it came. `headers` have lower-case names; `at_s` is monotonic; `status` is what was answered."""
+    """One request as it came. `headers` have lower-case names; `at_s` is monotonic; `status` is what was answered.
+
+    `all_headers` are those on the wire, in order: a name may be there twice.
+    """
 
     path: str
     headers: Mapping[str, str]
@@ -29,6 +32,7 @@ class Request:
     at_s: float
     status: int
     verified: bool | None  # None: nobody asked for it
+    all_headers: Sequence[tuple[str, str]] = ()
 
     @property
     def webhook_id(self) -> str:
@@ -157,7 +161,8 @@ class Receiver:
         verified = None if behaviour.secret is None else _holds(behaviour.secret, request.headers, body)
         status = behaviour.next_status() if verified is not False else 401
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append(Request(request.path, headers, body, at_s, status, verified))
+        pairs = list(request.headers.items())
+        self.requests.append(Request(request.path, headers, body, at_s, status, verified, pairs))
         with behaviour.answering():
             if behaviour.delay_s:
                 await asyncio.sleep(behaviour.delay_s)

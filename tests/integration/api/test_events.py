@@ -62,7 +62,10 @@ def _read(received: Received) -> Event:
 async def test_a_publish_is_answered_202_once_the_broker_has_the_event_byte_for_byte(
     over_both: ApiClient, both: Settings
 ) -> None:
-    body = b'{"type":"order.created","data":%b,"id":"4711","source":"shop","tenant":"acme","subject":"o/1"}' % DATA
+    body = (
+        b'{"type":"order.created","data":%b,"id":"4711","source":"shop","tenant":"acme","subject":"o/1","headers":{"X-A":"1"}}'
+        % DATA
+    )
     answer = await over_both.call("POST", EVENTS, body)
     assert answer.status == 202
     (received,) = await _queued(both)
@@ -70,7 +73,7 @@ async def test_a_publish_is_answered_202_once_the_broker_has_the_event_byte_for_
     event = _read(received)
     assert event.data == DATA
     assert (event.type, event.external_id, event.source) == ("order.created", "4711", "shop")
-    assert (event.tenant, event.subject) == ("acme", "o/1")
+    assert (event.tenant, event.subject, event.headers) == ("acme", "o/1", {"X-A": "1"})
     assert answer.body == {
         "id": public_id(EVENT, event_key(event.accepted_ms or 0, "acme", "shop", "4711")),
         "external_id": "4711",
@@ -120,6 +123,9 @@ async def test_a_bad_event_is_refused_with_each_field_named_and_not_published(ap
         (b'{"type":"a","data":1,"source":["s"]}', {"source"}),
         (b'{"type":"a","data":1,"time":"yesterday"}', {"time"}),
         (b'{"type":"a","data":1,"time":"2026-01-31T12:00:00"}', {"time"}),
+        (b'{"type":"a","data":1,"headers":{"Webhook-Id":"1"}}', {"headers"}),
+        (b'{"type":"a","data":1,"headers":{"Authorization":"1"}}', {"headers"}),
+        (b'{"type":"a","data":1,"headers":"X-A: 1"}', {"headers"}),
         (b'{"type":"a","data":1,"colour":"red"}', {"colour"}),
         (b'{"type":"a","data":1,"\\u0000":1}', {"\\x00"}),
         (b"[]", {"body"}),

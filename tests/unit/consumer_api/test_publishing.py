@@ -69,6 +69,9 @@ def test_what_is_given_is_taken() -> None:
         (b"{}", {"type", "data"}),
         (b'{"type":"a","data":1,"x":1,"y":2}', {"x", "y"}),
         (b'{"type":1,"data":1,"id":[],"time":{}}', {"type", "id", "time"}),
+        (b'{"type":1,"data":1,"headers":{"Host":"x"}}', {"type", "headers"}),
+        (b'{"type":"a","data":1,"headers":[]}', {"headers"}),
+        (b'{"type":"a","data":1,"headers":{"X-A":1}}', {"headers"}),
         (b'{"type":"","data":1,"id":""}', {"type", "id"}),
         (b'{"type":"a","data":1,"time":"2026-02-30T00:00:00Z"}', {"time"}),
         (b"7", {"body"}),
@@ -81,7 +84,7 @@ def test_every_fault_is_named(body: bytes, fields: set[str]) -> None:
 def test_an_unknown_field_is_answered_with_the_known_ones_in_a_form_that_is_fit_for_logs() -> None:
     (field, message), *_ = _faults(b'{"type":"a","data":1,"b\\u0000\\n\xc3\xa9":1}').items()
     assert field == "b\\x00\\n\\xe9"
-    assert "type, tenant, id, source, subject, time, data" in message
+    assert "type, tenant, id, source, subject, time, headers, data" in message
     (long,) = _faults(b'{"type":"a","data":1,"%b":1}' % (b"x" * 5000))
     assert len(long) == 80
 
@@ -98,3 +101,12 @@ def test_what_is_published_is_read_back_as_the_same_event(data: Any) -> None:
     event = _event(b'{"type":"a.b","id":"i","data":%b}' % text)
     assert event.data == text
     assert read_event(event_message(event), now=NOW, fresh_id="other", max_bytes=1_000_000) == event
+
+
+@pytest.mark.parametrize(
+    ("given", "headers"),
+    [(b'{"X-A":"1","X-B":""}', {"X-A": "1", "X-B": ""}), (b"{}", None), (b"null", None)],
+)
+def test_headers_for_its_requests(given: bytes, headers: dict[str, str] | None) -> None:
+    assert _event(b'{"type":"a","data":1,"headers":' + given + b"}").headers == headers
+    assert _event(b'{"type":"a","data":1}').headers is None

@@ -115,3 +115,16 @@ def test_not_all_published_tells_which() -> None:
     assert error.published == (done, done)
     assert error.failed == (failed,)
     assert str(error) == "1 of 3 events were not published; the first: PublishTimeout: no confirm within 10 s"
+
+
+@pytest.mark.parametrize("headers", [[], "X-A: 1", {"X-A": 1}, {1: "a"}, {"X-A": None}, {"Host": "x"}, {"X-A": "a\nb"}])
+def test_headers_that_no_request_may_have_are_refused(headers: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^headers: must "):
+        travelling(NewEvent("order.created", {}, headers=headers))
+
+
+def test_headers_travel_as_they_are_given() -> None:
+    given = {"X-Region": "eu"}
+    event = travelling(NewEvent("order.created", {}, headers=given))
+    assert event.headers == given
+    assert travelling(NewEvent("order.created", {}, headers={})).headers is None

@@ -184,6 +184,7 @@ class TestDigest:
             subject="x",
             accepted_ms=NOW_MS,
             traceparent=TRACEPARENT,
+            headers={"X-Request": "2"},
         )
         assert again.digest == self.BASE.digest
 

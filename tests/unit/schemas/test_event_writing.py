@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import InvalidInput
+from schemas.event_headers import event_headers_fault
 from schemas.events import (
     Event,
     build_event,
@@ -34,6 +35,11 @@ DATA = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 ).map(lambda value: json.dumps(value).encode())
+HEADERS = st.dictionaries(
+    st.from_regex(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True),
+    st.from_regex(r"([!-~]([ -~]{0,30}[!-~])?)?", fullmatch=True),
+    max_size=4,
+).filter(lambda headers: event_headers_fault(headers) is None)
 EVENTS = st.builds(
     build_event,
     type=st.from_regex(rf"{WORD}(\.{WORD}){{0,5}}", fullmatch=True).filter(lambda text: len(text) <= 200),
@@ -47,6 +53,7 @@ EVENTS = st.builds(
     subject=st.none() | TEXT,
     accepted_ms=st.none() | st.integers(NOW_MS - 86_400_000, NOW_MS + 300_000),
     traceparent=st.sampled_from([None, TRACEPARENT, "junk"]),
+    headers=st.none() | HEADERS,
 )
 
 
@@ -67,6 +74,7 @@ class TestBuildAndMessage:
             subject="s",
             accepted_ms=NOW_MS,
             traceparent=TRACEPARENT,
+            headers={"X-Region": 'e"u'},
         )
         assert event_message(original) == Message(
             body=b'{"n": 1}',
@@ -80,6 +88,7 @@ class TestBuildAndMessage:
                 "cloudEvents_subject": "s",
                 "hookhare-accepted-ms": NOW_MS,
                 "traceparent": TRACEPARENT,
+                "cloudEvents_hookhareheaders": '{"X-Region":"e\\"u"}',
             },
             content_type="application/json",
             type="order.created",
@@ -88,10 +97,17 @@ class TestBuildAndMessage:
     def test_every_fault_is_named_at_once(self) -> None:
         with pytest.raises(InvalidInput) as caught:
             build_event(
-                type="", data=b"x", external_id="", source="", tenant="", subject="", time=NOW.replace(tzinfo=None)
+                type="",
+                data=b"x",
+                external_id="",
+                source="",
+                tenant="",
+                subject="",
+                time=NOW.replace(tzinfo=None),
+                headers={"Host": "x"},
             )
         names = [problem.field for problem in caught.value.problems]
-        assert names == ["tenant", "type", "source", "id", "subject", "time", "data"]
+        assert names == ["tenant", "type", "source", "id", "subject", "time", "data", "headers"]
 
     def test_the_fields_alone(self) -> None:
         validate_event_fields(tenant="a", type="b", source="c", id="d", subject=None)
