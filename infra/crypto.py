@@ -1,7 +1,7 @@
 """Secrets at rest: encrypted with Fernet (AES-128-CBC and HMAC-SHA256), the first key encrypts, every key decrypts.
 
-So a key is changed without downtime: put the new one in front, later drop the old one. Nothing here, neither an error
-nor a repr, ever shows a key or a plaintext. What it leaves out: encrypting anew what an old key encrypted.
+So a key is changed without downtime: put the new one in front, encrypt anew what is stored (infra/store/encryption.py),
+then drop the old one. Nothing here, neither an error nor a repr, ever shows a key or a plaintext.
 """
 
 import base64
@@ -30,7 +30,7 @@ class Vault:
     Raises ConfigurationError, which names the setting and never a key, when there is no key or one is not a Fernet key.
     """
 
-    __slots__ = ("_count", "_fernet")
+    __slots__ = ("_count", "_fernet", "_first")
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys:
@@ -42,7 +42,9 @@ class Vault:
                     f"(32 bytes as URL-safe base64, 44 characters with its padding); {_HOW}"
                 )
         self._count = len(keys)
-        self._fernet = MultiFernet([Fernet(key) for key in keys])
+        fernets = [Fernet(key) for key in keys]
+        self._first = fernets[0]
+        self._fernet = MultiFernet(fernets)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -60,10 +62,28 @@ class Vault:
             return self._fernet.decrypt(stored)
         except InvalidToken:
             # No cause is chained: the library's own has nothing to add, and a traceback would show its locals.
-            raise SecretUnreadable(
-                f"a stored secret is decrypted by none of the {self._count} keys of {_VARIABLE}; "
-                "it is damaged, or the key that encrypted it was removed"
-            ) from None
+            raise self._unreadable() from None
+
+    def is_under_first_key(self, stored: bytes) -> bool:
+        """Whether the first key decrypts it. A token does not say which key it is under: this tries."""
+        try:
+            self._first.decrypt(stored)
+        except InvalidToken:
+            return False
+        return True
+
+    def encrypt_anew(self, stored: bytes) -> bytes:
+        """The same, encrypted with the first key. Raises SecretUnreadable as `decrypt` does."""
+        try:
+            return self._fernet.rotate(stored)
+        except InvalidToken:
+            raise self._unreadable() from None
+
+    def _unreadable(self) -> SecretUnreadable:
+        return SecretUnreadable(
+            f"a stored secret is decrypted by none of the {self._count} keys of {_VARIABLE}; "
+            "it is damaged, or the key that encrypted it was removed"
+        )
 
     def __repr__(self) -> str:
         return f"Vault({self._count} keys)"

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hookhare.cli import app
-from infra.crypto import Vault
+from infra.crypto import Vault, new_key
 
 COMMANDS = [
     ["dev"],
@@ -18,6 +18,7 @@ COMMANDS = [
     ["migrate"],
     ["keys", "create"],
     ["keys", "new-encryption-key"],
+    ["keys", "rotate-encryption"],
     ["topology"],
     ["settings"],
 ]
@@ -56,6 +57,8 @@ def test_the_overview_names_every_command() -> None:
         (["dispatcher"], {}, "hookhare: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
         (["migrate"], {}, NO_DATABASE),
         (["keys", "create"], {}, NO_DATABASE),
+        (["keys", "rotate-encryption"], {}, "hookhare: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
+        (["keys", "rotate-encryption"], {"ENCRYPTION_KEYS": new_key()}, NO_DATABASE),
         (["topology", "--declare"], {}, "hookhare: HOOKHARE_BROKER_URL"),
         (["migrate"], {"DATABASE_URL": SECRET}, "hookhare: HOOKHARE_DATABASE_URL"),
         (
@@ -88,7 +91,9 @@ def test_what_is_set_wrongly_is_said_in_a_line(
 
 
 @pytest.mark.parametrize(
-    "command", [["api"], ["dispatcher"], ["migrate"], ["keys", "create"], ["topology"]], ids=" ".join
+    "command",
+    [["api"], ["dispatcher"], ["migrate"], ["keys", "create"], ["keys", "rotate-encryption"], ["topology"]],
+    ids=" ".join,
 )
 def test_help_names_the_variable_that_a_command_needs(command: list[str]) -> None:
     needed = "HOOKHARE_BROKER_URL" if command == ["topology"] else "HOOKHARE_DATABASE_URL"

@@ -28,6 +28,19 @@ def test_a_new_first_key_encrypts_while_the_old_one_still_decrypts() -> None:
     assert Vault([new]).decrypt(both.encrypt(b"later")) == b"later"
 
 
+def test_what_another_key_encrypted_is_encrypted_anew_under_the_first() -> None:
+    old, new = new_key(), new_key()
+    stored = Vault([old]).encrypt(b"secret")
+    both = Vault([new, old])
+    assert not both.is_under_first_key(stored)
+    anew = both.encrypt_anew(stored)
+    assert both.is_under_first_key(anew)
+    assert Vault([new]).decrypt(anew) == b"secret"
+    with pytest.raises(SecretUnreadable) as caught:
+        Vault([new]).encrypt_anew(stored)
+    assert caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize("damage", [b"", b"no token", b"\x00\xff"])
 def test_what_is_no_token_is_unreadable(damage: bytes) -> None:
     with pytest.raises(SecretUnreadable):
