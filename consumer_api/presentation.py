@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,11 +20,21 @@ from schemas.subscription_headers import REDACTED, Header
 
 
 @dataclass(frozen=True, slots=True)
+class ShownSecret:
+    """What may be shown of a secret that signs; its `text` only where it is new, in the one answer that tells it."""
+
+    version: str | None  # None where it signs in no version of Standard Webhooks
+    expires_at: datetime | None
+    public_key: str | None = None
+    text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
-    """A subscription's encrypted parts, as far as they are shown: headers, and until when each secret signs."""
+    """A subscription's encrypted parts, as far as they are shown: headers, and which secrets sign until when."""
 
     headers: Mapping[str, Header]
-    secret_expiries: tuple[datetime | None, ...]
+    secrets: tuple[ShownSecret, ...]
 
 
 def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, Any]:
@@ -41,12 +51,19 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
         "breaker": {"state": "closed" if row.breaker_until is None else "open", "rests_until": row.breaker_until},
         "streak": {"failures": row.failures, "failing_since": row.failing_since},
         "headers": None if opened is None else {name: _header(one) for name, one in opened.headers.items()},
-        "secrets": None if opened is None else [{"expires_at": moment} for moment in opened.secret_expiries],
+        "secrets": None if opened is None else [_secret_view(one) for one in opened.secrets],
         "decryptable": opened is not None,
         "retry_policy": {"max_age_s": None} | row.retry_policy,
         "timeout_s": row.timeout_s,
         "rate_limit": None if row.rate_per_s is None else {"requests_per_s": row.rate_per_s, "burst": row.rate_burst},
         "ordered": row.ordered,
+        "format": row.format,
+        "signature": row.signature,
+        "handshake": {
+            "asked": row.handshake,
+            "validated_at": row.validated_at,
+            "allowed_per_min": row.allowed_per_min,
+        },
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
@@ -55,6 +72,13 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
 def _header(header: Header) -> str | dict[str, Any]:
     """As it may be sent back, but for what is secret."""
     return REDACTED if header.secret else {"value": header.value, "secret": False}
+
+
+def _secret_view(secret: ShownSecret) -> dict[str, Any]:
+    shown: dict[str, Any] = {"version": secret.version, "expires_at": secret.expires_at}
+    if secret.public_key is not None:
+        shown["public_key"] = secret.public_key
+    return shown if secret.text is None else shown | {"secret": secret.text}
 
 
 def event_view(row: EventRow) -> dict[str, Any]:

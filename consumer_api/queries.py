@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal, NoReturn, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from consumer_api.cursors import decode_cursor
@@ -15,9 +15,10 @@ from infra.store.history import DeliveryFilter, EventFilter, TimeRange
 from schemas.deliveries import ENDED, DeadLetterKind, Status
 from schemas.errors import InvalidInput
 from schemas.fields import id_fault, source_fault, tenant_fault, type_fault
+from schemas.formats import Version
 from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, parse_id
 from schemas.inputs import Input, rule
-from schemas.subscriptions import Rate, SigningSecret, State
+from schemas.subscriptions import Rate, State
 
 MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
@@ -205,7 +206,12 @@ class Recovery(Input):
 
 
 class SecretRotation(Input):
-    """The new secret signs at once; those before it sign too for `grace_s` seconds more. Without one, one is made."""
+    """The new secret signs at once; those before it sign too for `grace_s` seconds more. Without one, one is made.
 
-    secret: SigningSecret | None = None
+    Which secret fits, the subscription's signature says (`consumer_api.signing`). Where several versions sign, all are
+    rotated unless a `version` or a `secret` tells which.
+    """
+
+    secret: SecretStr | None = None
+    version: Version | None = None
     grace_s: Annotated[int, Strict(), Field(ge=0, le=MAX_GRACE_S)] = DEFAULT_GRACE_S

@@ -1,16 +1,16 @@
 """A subscription's secrets and headers: encrypted for the store, and as much of them as may be shown."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from consumer_api.presentation import Opened
+from consumer_api.presentation import Opened, ShownSecret
 from infra.crypto import Vault
 from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import SecretUnreadable
+from schemas.formats import Kind, read_signature
+from schemas.signatures import Ed25519Key, parse_secret, public_key
 from schemas.subscription_headers import HeaderInput, decode_headers, encode_headers
-from schemas.subscriptions import Secret, decode_secrets, encode_secrets
-
-MAX_LIVE_SECRETS = 5  # each adds a signature to every request
+from schemas.subscriptions import Secret, decode_secrets, encode_secrets, signing
 
 
 def seal_secrets(vault: Vault, secrets: Sequence[Secret]) -> bytes:
@@ -25,29 +25,35 @@ def seal_headers(vault: Vault, headers: Mapping[str, HeaderInput]) -> bytes | No
 
 
 def live_secrets(vault: Vault, row: SubscriptionRow, now: datetime) -> list[Secret]:
-    """The secrets that sign now, newest first; none when no configured key decrypts them."""
+    """The secrets that have not expired, newest first, those that do not sign now among them.
+
+    Raises SecretUnreadable when no configured key decrypts them.
+    """
+    return [secret for secret in decode_secrets(vault.decrypt(row.secrets)) if secret.live(now)]
+
+
+def opened(vault: Vault, row: SubscriptionRow, now: datetime, *, new: Sequence[Secret] = ()) -> Opened | None:
+    """What may be shown, None when no configured key decrypts the row. The `new` secrets are shown as they are."""
     try:
-        return [secret for secret in decode_secrets(vault.decrypt(row.secrets)) if secret.live(now)]
-    except SecretUnreadable:
-        return []
-
-
-def rotated(live: Sequence[Secret], new: str, *, now: datetime, grace: timedelta) -> list[Secret]:
-    """`new` in front, for good; the others until the grace is over, or until they were to end anyway."""
-    end = now + grace
-    others = [
-        Secret(secret.text, end if secret.expires_at is None else min(secret.expires_at, end))
-        for secret in live
-        if secret.text != new
-    ]
-    return [Secret(new), *(secret for secret in others if secret.live(now))]
-
-
-def opened(vault: Vault, row: SubscriptionRow, now: datetime) -> Opened | None:
-    """What may be shown, None when no configured key decrypts the row."""
-    try:
-        secrets = decode_secrets(vault.decrypt(row.secrets))
+        live = live_secrets(vault, row, now)
         headers = {} if row.headers is None else decode_headers(vault.decrypt(row.headers))
     except SecretUnreadable:
         return None
-    return Opened(headers, tuple(secret.expires_at for secret in secrets if secret.live(now)))
+    texts = {secret.text for secret in new}
+    signs = signing(live, read_signature(row.signature))
+    return Opened(headers, tuple(_shown(secret, secret.text in texts) for secret in signs))
+
+
+def _shown(secret: Secret, is_new: bool) -> ShownSecret:
+    return ShownSecret(
+        version=None if secret.kind is Kind.TEXT else secret.kind.value,
+        expires_at=secret.expires_at,
+        public_key=_public_key(secret.text) if secret.kind is Kind.V1A else None,
+        text=secret.text if is_new else None,
+    )
+
+
+def _public_key(secret: str) -> str:
+    key = parse_secret(secret)
+    assert isinstance(key, Ed25519Key)
+    return public_key(key)

@@ -1,6 +1,6 @@
 """`/v1/subscriptions`: who is sent what, where, and signed with which secret."""
 
-import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,15 +16,16 @@ from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, replay_view, subscription_view
 from consumer_api.queries import Recovery, SecretRotation, SubscriptionsQuery
 from consumer_api.reading import path_id, read_json, read_query
-from consumer_api.sealing import MAX_LIVE_SECRETS, live_secrets, opened, rotated, seal_headers, seal_secrets
+from consumer_api.sealing import live_secrets, opened, seal_headers, seal_secrets
+from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
 from consumer_api.tracing import callers_traceparent
 from infra.addresses import check_url_host
 from infra.settings import Settings
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
-from schemas.errors import InvalidInput
+from schemas.errors import InvalidInput, SecretUnreadable
+from schemas.formats import Format, Signature, read_signature, request_problems, write_signature
 from schemas.ids import SUBSCRIPTION
-from schemas.signatures import format_secret
 from schemas.subscriptions import (
     RateLimitInput,
     Secret,
@@ -33,8 +34,6 @@ from schemas.subscriptions import (
     SubscriptionPatch,
     write_policy,
 )
-
-_SECRET_BYTES = 32
 
 
 def routes() -> list[web.RouteDef]:
@@ -52,11 +51,12 @@ def routes() -> list[web.RouteDef]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """201 with the secret, which is shown here and never again. Events published from now on reach it."""
+    """201 with the secrets, which are shown here and never again. Events published from now on reach it."""
     wanted = await read_json(request, SubscriptionCreate)
     vault = request.app[VAULT]
     _check_host(wanted.url, request.app[SETTINGS])
-    secret = wanted.secret.get_secret_value() if wanted.secret else _new_secret()
+    secrets = first_secrets(wanted.signature, wanted.secret)
+    _check_whole(wanted.format, wanted.signature, wanted.handshake, tuple(wanted.headers))
     async with request.app[STORE].transaction() as conn:
         row = await subscriptions.create(
             conn,
@@ -68,12 +68,15 @@ async def create(request: web.Request) -> web.Response:
             timeout_s=wanted.timeout_s,
             retry_policy=write_policy(wanted.retry_policy),
             headers=seal_headers(vault, wanted.headers),
-            secrets=seal_secrets(vault, [Secret(secret)]),
+            secrets=seal_secrets(vault, secrets),
             ordered=wanted.ordered,
+            format=wanted.format,
+            signature=write_signature(wanted.signature),
+            handshake=wanted.handshake,
             **_rate(wanted.rate_limit),
         )
-    view = _view(request, row)
-    return json_answer(view | {"secret": secret}, status=201, headers={"Location": f"/v1/subscriptions/{view['id']}"})
+    view = _view(request, row, new=secrets)
+    return json_answer(view, status=201, headers={"Location": f"/v1/subscriptions/{view['id']}"})
 
 
 async def list_subscriptions(request: web.Request) -> web.Response:
@@ -92,15 +95,20 @@ async def get(request: web.Request) -> web.Response:
 
 
 async def patch(request: web.Request) -> web.Response:
-    """Change what is given, in force once this answers, also for retries that wait. `headers` replaces them all."""
+    """Change what is given, in force once this answers, also for retries that wait. `headers` replaces them all.
+
+    The secrets that a changed signature needs are made, and shown here and never again.
+    """
     subscription_id = _id(request)
     wanted = await read_json(request, SubscriptionPatch)
     if wanted.url is not None:
         _check_host(wanted.url, request.app[SETTINGS])
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
-        row = await subscriptions.save(conn, _patched(request, row, wanted))
-    return json_answer(_view(request, row))
+        row, new = _signable(request, _patched(request, row, wanted), wanted.signature)
+        _check_whole(Format(row.format), read_signature(row.signature), row.handshake, _header_names(request, row))
+        row = await subscriptions.save(conn, row)
+    return json_answer(_view(request, row, new=new))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -119,16 +127,20 @@ async def rotate_secret(request: web.Request) -> web.Response:
     subscription_id = _id(request)
     wanted = await read_json(request, SecretRotation, optional=True)
     vault, now = request.app[VAULT], datetime.now(UTC)
-    secret = wanted.secret.get_secret_value() if wanted.secret else _new_secret()
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
-        signing = rotated(live_secrets(vault, row, now), secret, now=now, grace=timedelta(seconds=wanted.grace_s))
-        if len(signing) > MAX_LIVE_SECRETS:
-            raise conflict(
-                f"{MAX_LIVE_SECRETS} secrets sign already; wait for one to expire, or rotate with a grace_s of 0"
-            )
-        row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, signing)))
-    return json_answer(_view(request, row) | {"secret": secret})
+        signature = read_signature(row.signature)
+        new = next_secrets(signature, wanted.secret, wanted.version)
+        try:
+            known = live_secrets(vault, row, now)
+        except SecretUnreadable:  # what nobody can sign with is replaced
+            known = []
+        secrets = rotated(known, new, now=now, grace=timedelta(seconds=wanted.grace_s))
+        also = missing(signature, secrets)  # of another kind, where none could be decrypted
+        new, secrets = [*new, *also], [*secrets, *also]
+        check_number(secrets, signature)
+        row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, secrets)))
+    return json_answer(_view(request, row, new=new))
 
 
 async def test(request: web.Request) -> web.Response:
@@ -171,12 +183,42 @@ def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPat
     if "rate_limit" in changes:
         del changes["rate_limit"]
         changes |= _rate(wanted.rate_limit)
+    if wanted.signature is not None:
+        changes["signature"] = write_signature(wanted.signature)
     if wanted.headers is not None:
         changes["headers"] = seal_headers(request.app[VAULT], wanted.headers)
     if wanted.state is not None and wanted.state != row.state:
         changes["state_reason"] = subscriptions.STATE_REASONS[wanted.state]
     values: dict[str, Any] = changes
     return replace(row, **values)
+
+
+def _signable(
+    request: web.Request, row: SubscriptionRow, signature: Signature | None
+) -> tuple[SubscriptionRow, Sequence[Secret]]:
+    """The row with the secrets that a new signature needs, and those that had to be made for it."""
+    if signature is None:
+        return row, ()
+    vault = request.app[VAULT]
+    try:
+        known = live_secrets(vault, row, datetime.now(UTC))
+    except SecretUnreadable:
+        raise conflict("its secrets cannot be decrypted; rotate them first, which replaces them") from None
+    new = missing(signature, known)
+    check_number([*new, *known], signature)
+    return replace(row, secrets=seal_secrets(vault, [*new, *known])), new
+
+
+def _check_whole(format: Format, signature: Signature, handshake: bool, header_names: Sequence[str]) -> None:  # noqa: A002
+    """Raise InvalidInput for what of a whole subscription does not go together."""
+    if problems := request_problems(format=format, signature=signature, handshake=handshake, header_names=header_names):
+        raise InvalidInput(problems)
+
+
+def _header_names(request: web.Request, row: SubscriptionRow) -> Sequence[str]:
+    """None of a row that cannot be decrypted: nothing is sent by it."""
+    shown = opened(request.app[VAULT], row, datetime.now(UTC))
+    return () if shown is None else tuple(shown.headers)
 
 
 def _rate(limit: RateLimitInput | None) -> dict[str, Any]:
@@ -195,13 +237,11 @@ def _check_host(url: str, settings: Settings) -> None:
         raise InvalidInput.of("url", message)
 
 
-def _new_secret() -> str:
-    return format_secret(secrets.token_bytes(_SECRET_BYTES))
-
-
 def _id(request: web.Request) -> UUID:
     return path_id(request, SUBSCRIPTION, "subscription_id")
 
 
-def _view(request: web.Request, row: SubscriptionRow) -> dict[str, Any]:
-    return subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC)))
+def _view(request: web.Request, row: SubscriptionRow, *, new: Sequence[Secret] = ()) -> dict[str, Any]:
+    """A subscription. Each `new` secret stands among its `secrets`, and the first of them as `secret` too."""
+    view = subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC), new=new))
+    return view | {"secret": new[0].text} if new else view

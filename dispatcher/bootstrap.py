@@ -26,6 +26,7 @@ from dispatcher.core.streak import Thresholds
 from dispatcher.delivery import Deliverer
 from dispatcher.due import Due
 from dispatcher.feeder import Feeder
+from dispatcher.handshake import Handshakes
 from dispatcher.health import serve_health
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.hints import Hints
@@ -102,7 +103,7 @@ async def _parts(
 ) -> AsyncIterator[asyncio.Future[None]]:
     """The parts, wired and running. At exit, in this order: nothing more is taken, the consumers close, the work in
     hand is drained, the leases are given back, and the heart stops."""
-    index = SubscriptionIndex(vault)
+    index = SubscriptionIndex(vault, origin=settings.webhook_origin)
     lanes = _lanes(settings)
     hints = Hints(broker, store, telemetry, timeout_s=settings.broker_timeout_s, batch_rows=settings.batch_rows)
     streaks = Streaks(store, _thresholds(settings), period_s=settings.feeder_period_s)
@@ -126,7 +127,9 @@ async def _parts(
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with AsyncExitStack() as stack:
         egress = await stack.enter_async_context(open_egress(settings))
-        lanes.start(Deliverer(index, egress, heartbeat, settlement, paces, breakers, lanes.caps, telemetry).deliver)
+        handshakes = Handshakes(store, index, egress, origin=settings.webhook_origin)
+        deliverer = Deliverer(index, egress, heartbeat, settlement, paces, breakers, lanes.caps, telemetry, handshakes)
+        lanes.start(deliverer.deliver)
         beating = _watch(failed, "heartbeat", heartbeat.run())
         stack.push_async_callback(_cancel, [beating])
         stack.push_async_callback(feeder.release)

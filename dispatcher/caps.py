@@ -68,12 +68,16 @@ class Caps:
         """A POST begins."""
         self._under_way.setdefault(subscription, {})[attempt] = boot_s()
 
-    def ended(self, subscription: UUID, attempt: UUID, url: str, result: AttemptResult) -> None:
-        """It has ended. On the hot path: an endpoint that is well costs one look-up."""
+    def withdrawn(self, subscription: UUID, attempt: UUID) -> None:
+        """It was not sent after all: it says nothing of its endpoint."""
         posts = self._under_way[subscription]
         del posts[attempt]
         if not posts:
             del self._under_way[subscription]
+
+    def ended(self, subscription: UUID, attempt: UUID, url: str, result: AttemptResult) -> None:
+        """It has ended. On the hot path: an endpoint that is well costs one look-up."""
+        self.withdrawn(subscription, attempt)
         known = self._known.get(subscription)
         if known is None and result.duration_ms <= 1000 * QUICK_S and not _asks_for_less(result):
             return

@@ -15,6 +15,7 @@ from dispatcher.core.conclude import Delivered, Expired, Held, conclude
 from dispatcher.core.gate import RESTING
 from dispatcher.core.liveness import why_not_begin
 from dispatcher.core.request import compose
+from dispatcher.handshake import Handshakes
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
 from dispatcher.lanes import Claim
@@ -41,6 +42,7 @@ class Deliverer:
         breakers: Breakers,
         caps: Caps,
         telemetry: Telemetry,
+        handshakes: Handshakes,
     ) -> None:
         self._paces = paces
         self._breakers = breakers
@@ -50,6 +52,7 @@ class Deliverer:
         self._heartbeat = heartbeat
         self._settlement = settlement
         self._telemetry = telemetry
+        self._handshakes = handshakes
 
     async def deliver(self, claim: Claim) -> bool:
         """Make one attempt, or none if it may not begin; whether the endpoint answered. Raises nothing: every claim
@@ -62,7 +65,11 @@ class Deliverer:
             return False
         started_at, attempt_id = wall(), uuid7()
         self._caps.began(claim.subscription, attempt_id)
-        result = await self._post(endpoint, claim, started_at)
+        result = await self._attempt(endpoint, claim, started_at)
+        if isinstance(result, Held):
+            self._caps.withdrawn(claim.subscription, attempt_id)
+            self._settlement.add(Outcome(claim, result, None))
+            return False
         self._caps.ended(claim.subscription, attempt_id, endpoint.url, result)
         self._breakers.observe(claim, result)
         now = wall()
@@ -103,7 +110,7 @@ class Deliverer:
         except asyncio.CancelledError:  # as of a POST, there is an outcome
             return "the dispatcher stopped"
 
-    def _obstacle(self, claim: Claim, endpoint: Endpoint | None) -> str | None:
+    def _obstacle(self, claim: Claim, endpoint: Endpoint | None, *, deadline_s: float | None = None) -> str | None:
         if endpoint is None:
             return "the subscription was deleted"
         if endpoint.blocked is not None:
@@ -120,10 +127,11 @@ class Deliverer:
             self._heartbeat.times,
             renewal_age_s=self._heartbeat.renewal_age_s(),
             claim_age_s=boot_s() - claim.claimed_s,
-            deadline_s=endpoint.timeout_s,
+            deadline_s=endpoint.timeout_s if deadline_s is None else deadline_s,
         )
 
-    async def _post(self, endpoint: Endpoint, claim: Claim, started_at: datetime) -> AttemptResult:
+    async def _attempt(self, endpoint: Endpoint, claim: Claim, started_at: datetime) -> AttemptResult | Held:
+        """POST, after a handshake where there has to be one. Held: nothing was sent, and it may not be sent now."""
         began = boot_s()
         try:
             with self._telemetry.attempt_span(
@@ -133,6 +141,15 @@ class Deliverer:
                 event_type=claim.content.type,
                 delivery=claim.delivery,
             ) as span:
+                timeout_s: float = endpoint.timeout_s
+                if endpoint.asks_first:
+                    refused = await self._handshakes.ask(endpoint)
+                    if refused is not None:
+                        span.end(refused)
+                        return refused
+                    timeout_s -= boot_s() - began
+                    if obstacle := self._obstacle_after_handshake(claim, endpoint, timeout_s):
+                        return Held(obstacle)
                 composed = compose(
                     endpoint.recipe,
                     claim.content,
@@ -145,7 +162,7 @@ class Deliverer:
                     headers=composed.headers,
                     body=composed.body,
                     content_type=composed.content_type,
-                    timeout_s=endpoint.timeout_s,
+                    timeout_s=timeout_s,
                 )
                 span.end(result)
                 return result
@@ -155,6 +172,17 @@ class Deliverer:
         except Exception as error:
             log.exception("delivery.failed", delivery=public_id(DELIVERY, claim.delivery))
             return _internal(f"internal error: {type(error).__name__}", began)
+
+    def _obstacle_after_handshake(self, claim: Claim, asked: Endpoint, left_s: float) -> str | None:
+        """Why it may not be sent in the time that is left. It was let through by what was known before the answer."""
+        now = self._index.get(asked.id)
+        if now is None or now.url != asked.url or now.asks_first:
+            return "its subscription was changed during the handshake"
+        if now.limit != asked.limit:
+            return "its endpoint allows less than it was to be sent"  # and who has its lease keeps to that
+        if left_s <= 0:
+            return "the handshake took all of its time"
+        return self._obstacle(claim, now, deadline_s=left_s)
 
 
 def _internal(reason: str, began_s: float) -> NoAnswer:

@@ -16,32 +16,39 @@ import orjson
 import structlog
 from pydantic import TypeAdapter
 
-from dispatcher.core.pace import RateLimit
-from dispatcher.core.request import Recipe
+from dispatcher.core.handshake import ORIGIN_HEADER
+from dispatcher.core.pace import RateLimit, narrowed
+from dispatcher.core.request import HexHeader, Recipe
 from dispatcher.core.topics import TopicIndex
 from infra.crypto import Vault
 from schemas.errors import SecretUnreadable
-from schemas.signatures import SigningKey, parse_secret
+from schemas.formats import Format, HmacSignature, Signature, read_signature, signing_key
+from schemas.signatures import SigningKey
 from schemas.subscription_headers import decode_headers
-from schemas.subscriptions import RetryPolicy, State, decode_secrets
+from schemas.subscriptions import RetryPolicy, State, decode_secrets, signing
 
 log = structlog.get_logger(__name__)
 
 _CHANGED = """
 SELECT id, tenant, url, event_types, state, timeout_s, retry_policy, rate_per_s, rate_burst, ordered, headers,
-       secrets, deleted_at, version
+       secrets, format, signature, handshake, validated_at, allowed_per_min, deleted_at, version
 FROM subscriptions WHERE version > $1 AND ($1 > 0 OR deleted_at IS NULL) ORDER BY version
 """
 _VERSION = "SELECT version FROM subscription_version"
 _ROWS_AT_ONCE = 100  # compiled before others may run: 100,000 would keep the heartbeat waiting for 10 s (measured)
 UNDECRYPTABLE = "its secrets cannot be decrypted with the configured keys"
+UNSIGNED = "it has no secret that signs: rotate its secret"
 
 _policies: TypeAdapter[RetryPolicy] = TypeAdapter(RetryPolicy)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A subscription as the dispatcher uses it. `blocked` says why nothing may be sent to it now, None when it may."""
+    """A subscription as the dispatcher uses it. `blocked` says why nothing may be sent to it now, None when it may.
+
+    `limit` is the narrower of its own and what the endpoint allows. `asks_first`: the endpoint is to agree by a
+    handshake before anything is POSTed, and has not yet.
+    """
 
     id: UUID
     tenant: str
@@ -53,14 +60,17 @@ class Endpoint:
     limit: RateLimit | None
     ordered: bool
     blocked: str | None
+    asks_first: bool = False
 
 
 class SubscriptionIndex:
     """The compiled subscriptions of all tenants. `refresh` before use; then every look-up is in memory."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, *, origin: str) -> None:
+        """`origin` is how an endpoint that was asked to agree knows us, in every request."""
         self.version = 0
         self._vault = vault
+        self._origin = origin
         self._endpoints: dict[UUID, Endpoint] = {}
         self._topics: dict[str, TopicIndex[UUID]] = {}
         self._refreshing = asyncio.Lock()
@@ -109,15 +119,20 @@ class SubscriptionIndex:
         blocked = None if row["state"] == State.ENABLED else f"the subscription is {row['state']}"
         keys: Iterable[tuple[SigningKey, datetime | None]] = ()
         headers: Mapping[str, str] = {}
+        signature = _signature(orjson.dumps(row["signature"]))
         try:
             secrets = decode_secrets(self._vault.decrypt(row["secrets"]))
-            keys = [(parse_secret(secret.text), secret.expires_at) for secret in secrets]
+            keys = [(signing_key(one.text, signature), one.expires_at) for one in signing(secrets, signature)]
+            if not any(expires_at is None for _, expires_at in keys):
+                blocked = blocked or UNSIGNED
             if row["headers"] is not None:
                 stored = decode_headers(self._vault.decrypt(row["headers"]))
                 headers = {name: one.value for name, one in stored.items()}
         except SecretUnreadable:
             blocked = blocked or UNDECRYPTABLE
             log.warning("subscription.undecryptable", subscription=str(row["id"]))
+        if row["handshake"]:
+            headers = {**headers, ORIGIN_HEADER: self._origin}
         return Endpoint(
             id=row["id"],
             tenant=row["tenant"],
@@ -125,14 +140,28 @@ class SubscriptionIndex:
             patterns=tuple(row["event_types"]),
             timeout_s=row["timeout_s"],
             policy=_policy(orjson.dumps(row["retry_policy"])),
-            recipe=Recipe(headers, tuple(keys)),
-            limit=None if row["rate_per_s"] is None else RateLimit(row["rate_per_s"], row["rate_burst"]),
+            recipe=Recipe(headers, tuple(keys), Format(row["format"]), _hex_header(signature)),
+            limit=narrowed(
+                None if row["rate_per_s"] is None else RateLimit(row["rate_per_s"], row["rate_burst"]),
+                row["allowed_per_min"],
+            ),
             ordered=row["ordered"],
             blocked=blocked,
+            asks_first=row["handshake"] and row["validated_at"] is None,
         )
+
+
+def _hex_header(signature: Signature) -> HexHeader | None:
+    return HexHeader(signature.header, signature.prefix) if isinstance(signature, HmacSignature) else None
 
 
 @lru_cache(maxsize=1024)
 def _policy(text: bytes) -> RetryPolicy:
     """One object for each distinct policy: most of 100,000 subscriptions have the default one."""
     return _policies.validate_json(text)
+
+
+@lru_cache(maxsize=1024)
+def _signature(text: bytes) -> Signature:
+    """As `_policy`: nearly all have one of a few."""
+    return read_signature(orjson.loads(text))

@@ -35,7 +35,7 @@ from infra.addresses import Network, check_url_host, forbidden_reason
 from infra.egress_attempt import ATTEMPT, Attempt
 from infra.request_head import Target, read_target
 from infra.response_guard import ResponseGuard, printable_address
-from infra.response_headers import selected
+from infra.response_headers import KEPT, selected
 from infra.settings import Settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 
@@ -101,6 +101,7 @@ class _Request:
     body: bytes
     content_type: str | None
     keep_bytes: int
+    keep_headers: Sequence[str] = KEPT
 
 
 class Egress:
@@ -136,10 +137,16 @@ class Egress:
         return await self._make(request, timeout_s)
 
     async def options(
-        self, url: str, *, headers: Mapping[str, str], timeout_s: float, tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+        keep_headers: Sequence[str] = KEPT,
     ) -> AttemptResult:
-        """As `post`, an OPTIONS request without a body."""
-        request = _Request(hdrs.METH_OPTIONS, url, tls, headers, b"", None, self._keep_bytes)
+        """As `post`, an OPTIONS request without a body. Of the answer's headers, those of these names are kept."""
+        request = _Request(hdrs.METH_OPTIONS, url, tls, headers, b"", None, self._keep_bytes, keep_headers)
         return await self._make(request, timeout_s)
 
     async def _make(self, request: _Request, timeout_s: float) -> AttemptResult:
@@ -240,7 +247,7 @@ class Egress:
             message.headers.get("Retry-After"),
             attempt.elapsed_ms(),
             guard.peer,
-            selected(message.headers),
+            selected(message.headers, request.keep_headers),
             attempt.timings(),
         )
 

@@ -4,7 +4,7 @@ A fixed list, so that a cookie or a token is never stored because an endpoint se
 is cut, and holds nothing afterwards that a terminal, a log or PostgreSQL would stumble over.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 KEPT: Final = (
@@ -15,10 +15,10 @@ KEPT: Final = (
 MAX_VALUE_CHARS: Final = 256
 
 
-def selected(headers: Mapping[str, str]) -> dict[str, str]:
+def selected(headers: Mapping[str, str], names: Iterable[str] = KEPT) -> dict[str, str]:
     """Those of `headers` (case-insensitive) that are kept, by lower-case name; of a repeated one the first."""
     kept = {}
-    for name in KEPT:
+    for name in names:
         value = headers.get(name)
         if value is not None:
             kept[name] = value if len(value) <= MAX_VALUE_CHARS and value.isprintable() else _fit(value)

@@ -5,6 +5,7 @@ environment.
 """
 
 import os
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
@@ -19,6 +20,8 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 
 _PREFIX = "HOOKHARE_"
+_MAX_DOMAIN_CHARS = 253
+_DOMAIN = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
 _OF_TESTS = "HOOKHARE_TEST_"  # what the tests of Hookhare itself are told
 
 
@@ -116,6 +119,11 @@ class Settings(BaseSettings):
     partitions_ahead_days: Count = Field(3, description="days that partitions are made in advance")
 
     # Egress
+    webhook_origin: str = Field(
+        "hookhare.invalid",
+        description="domain name that this installation goes by; endpoints that are asked whether they agree to take "
+        "deliveries are told it (WebHook-Request-Origin)",
+    )
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
         (), description="networks that webhooks may reach although they are not public, comma-separated CIDRs"
     )
@@ -147,6 +155,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return _parts(value) if isinstance(value, str) else value
+
+    @field_validator("webhook_origin")
+    @classmethod
+    def _domain(cls, value: str) -> str:
+        if len(value) > _MAX_DOMAIN_CHARS or not _DOMAIN.fullmatch(value):
+            raise PydanticCustomError("domain", "must be a domain name, as hooks.example.com")
+        return value
 
     @field_validator("egress_allow", mode="before")
     @classmethod

@@ -22,7 +22,7 @@ ENDED = frozenset({Status.DELIVERED, Status.DEAD, Status.CANCELED})
 
 
 class Failure(StrEnum):
-    """Why an attempt got no answer from the endpoint."""
+    """Why an attempt got no answer from the endpoint to what is delivered."""
 
     TIMEOUT = "timeout"  # the deadline passed: connect, TLS, headers and body together
     DNS = "dns"  # the name does not resolve
@@ -31,6 +31,7 @@ class Failure(StrEnum):
     FORBIDDEN_ADDRESS = "forbidden_address"  # the egress guard refused where it would have gone
     DISCONNECTED = "disconnected"  # the connection ended before a whole answer
     INVALID_RESPONSE = "invalid_response"  # what came is not HTTP
+    HANDSHAKE = "handshake"  # asked before anything was sent, the endpoint did not agree to take deliveries
     INTERNAL = "internal"  # our own fault; the reason says what
 
 

@@ -22,7 +22,7 @@ _RESERVED_HEADERS: Final = frozenset(
         *("host", "user-agent", "traceparent", "tracestate"),
     }
 )
-_RESERVED_PREFIXES: Final = ("content-", "webhook-")
+_RESERVED_PREFIXES: Final = ("ce-", "content-", "webhook-")
 
 
 def headers_fault(

@@ -26,7 +26,9 @@ class Tags:
 
     LIST = "<list policy>"
     EXPONENTIAL = "<exponential policy>"
-    ALL = frozenset({LIST, EXPONENTIAL})
+    STANDARD = "<standard signature>"
+    HMAC = "<hmac signature>"
+    ALL = frozenset({LIST, EXPONENTIAL, STANDARD, HMAC})
 
 
 def read_input(model: type[Model], data: object) -> Model:

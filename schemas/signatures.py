@@ -1,7 +1,8 @@
 """Standard Webhooks 1.0.0: signing what goes out, and verifying it as a receiver does.
 
 What is signed is `{id}.{timestamp}.{body}`. A `whsec_` secret signs `v1` (HMAC-SHA256), a `whsk_` secret `v1a`
-(Ed25519), which its `whpk_` verifies. All is bytes, and comparison takes constant time. No secret is ever part of an
+(Ed25519), which its `whpk_` verifies. Older forms sign the body alone, with the bytes of a text (`text_key`,
+`hex_signature`). All is bytes, and comparison takes constant time. No secret is ever part of an
 error or a repr. `cryptography` is imported only where Ed25519 is used, since the base install does not have it.
 """
 
@@ -13,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, assert_never
 
 from schemas.errors import InvalidInput, InvalidSignature
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 __all__ = [
+    "Algorithm",
     "Ed25519Key",
     "HmacKey",
     "InvalidSignature",
@@ -28,10 +31,12 @@ __all__ = [
     "VerifyingKey",
     "format_keypair",
     "format_secret",
+    "hex_signature",
     "parse_public_key",
     "parse_secret",
     "public_key",
     "sign",
+    "text_key",
     "verify",
 ]
 
@@ -54,9 +59,17 @@ _SECRET_FORM: Final = (
 )
 
 
+class Algorithm(StrEnum):
+    """The hash of an HMAC over a body. SHA1 only for receivers that know nothing else."""
+
+    SHA256 = "sha256"
+    SHA1 = "sha1"
+
+
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class HmacKey:
-    """A `whsec_` secret, ready to sign `v1`. The keyed hash is kept and copied, so the key is hashed only once."""
+    """A `whsec_` secret, ready to sign `v1`, or a text, ready to sign a body. The keyed hash is kept and copied, so the
+    key is hashed only once."""
 
     _keyed: hmac.HMAC
 
@@ -64,7 +77,7 @@ class HmacKey:
         return "HmacKey(…)"
 
     def signature(self, content: bytes) -> bytes:
-        """The 32 bytes of HMAC-SHA256."""
+        """The bytes of the HMAC: 32 of SHA256, 20 of SHA1."""
         keyed = self._keyed.copy()
         keyed.update(content)
         return keyed.digest()
@@ -117,6 +130,12 @@ def parse_secret(text: str, *, field: str = "secret") -> SigningKey:
     raise InvalidInput.of(field, _SECRET_FORM)
 
 
+def text_key(text: str, algorithm: Algorithm) -> HmacKey:
+    """The key that is a text, as the receiver has it in its configuration: its bytes in UTF-8, not decoded (GitHub,
+    "Validating webhook deliveries")."""
+    return HmacKey(hmac.new(text.encode(), digestmod=algorithm.value))
+
+
 def parse_public_key(text: str, *, field: str = "public_key") -> PublicKey:
     """The key in a `whpk_` text. Raises InvalidInput that names `field`."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - see the module
@@ -159,6 +178,11 @@ def sign(keys: Sequence[SigningKey], *, webhook_id: str, timestamp: int, body: b
         raise ValueError("a webhook id is of visible ASCII characters, without a dot")
     content = _signed_content(webhook_id, str(timestamp), body)
     return " ".join([_versioned(key, content) for key in keys])
+
+
+def hex_signature(key: SigningKey, body: bytes) -> str:
+    """The HMAC over the body alone, in lower-case hex. It says nothing of when: no receiver can tell a replay by it."""
+    return key.signature(body).hex()
 
 
 def verify(

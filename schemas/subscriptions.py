@@ -18,15 +18,26 @@ from pydantic import (
     Strict,
     Tag,
     TypeAdapter,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from schemas.errors import InvalidInput, SecretUnreadable
+from schemas.errors import SecretUnreadable
 from schemas.events import DEFAULT_TENANT
 from schemas.fields import MAX_TYPE_BYTES, WORD, description_fault, tenant_fault
+from schemas.formats import (
+    DEFAULT_SIGNATURE,
+    AnySignature,
+    Format,
+    Kind,
+    Scheme,
+    Signature,
+    StandardSignature,
+    secret_fault,
+    secret_kind,
+)
 from schemas.inputs import Input, Tags, rule
-from schemas.signatures import parse_secret
 from schemas.subscription_headers import Headers
 
 MAX_DELAY_S: Final = 86_400
@@ -54,10 +65,20 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """A signing secret, `whsec_…` or `whsk_…`; it signs until `expires_at`, or for good."""
+    """A signing secret; it signs until `expires_at`, or for good.
+
+    Of the scheme standard, `whsec_…` or `whsk_…`; of hmac, any text. It is kept while its subscription is signed by
+    another scheme.
+    """
 
     text: str
     expires_at: datetime | None = None
+    scheme: Scheme = Scheme.STANDARD
+
+    @property
+    def kind(self) -> Kind:
+        """What it signs."""
+        return secret_kind(self.text, self.scheme)
 
     def __repr__(self) -> str:
         return f"Secret(…, expires_at={self.expires_at!r})"
@@ -66,25 +87,38 @@ class Secret:
         return self.expires_at is None or now < self.expires_at
 
 
-class _WireSecret(msgspec.Struct):
+class _WireSecret(msgspec.Struct, omit_defaults=True):
     secret: str
     expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None
+    scheme: Scheme = Scheme.STANDARD
 
 
 _secrets_decoder = msgspec.json.Decoder(list[_WireSecret])
 
 
 def encode_secrets(secrets: Sequence[Secret]) -> bytes:
-    """The JSON that is encrypted and stored: a list of {"secret", "expires_at"}."""
-    return msgspec.json.encode([_WireSecret(secret.text, secret.expires_at) for secret in secrets])
+    """The JSON that is encrypted and stored: a list of {"secret", "expires_at"}, with "scheme" where it is hmac."""
+    return msgspec.json.encode([_WireSecret(secret.text, secret.expires_at, secret.scheme) for secret in secrets])
 
 
 def decode_secrets(data: bytes) -> list[Secret]:
     """What `encode_secrets` wrote. Raises SecretUnreadable, without showing it, when it is anything else."""
     try:
-        return [Secret(wire.secret, wire.expires_at) for wire in _secrets_decoder.decode(data)]
+        return [Secret(wire.secret, wire.expires_at, wire.scheme) for wire in _secrets_decoder.decode(data)]
     except ValueError:  # msgspec.DecodeError and bad UTF-8; no cause, which could show a part of it
         raise SecretUnreadable("the stored secrets are not the list that they should be") from None
+
+
+def signing(secrets: Sequence[Secret], signature: Signature) -> list[Secret]:
+    """Those of the secrets that sign such a subscription's requests, in order.
+
+    Without one that its versions ask for, those of the other version sign: before there were versions to choose, a
+    `whsk_` secret was all that it took for `v1a`.
+    """
+    fitting = [secret for secret in secrets if secret.kind in signature.kinds]
+    if not fitting and isinstance(signature, StandardSignature):
+        return [secret for secret in secrets if secret.scheme is Scheme.STANDARD]
+    return fitting
 
 
 def url_fault(text: str) -> str | None:
@@ -157,14 +191,6 @@ def _description(text: str) -> str:
     return text
 
 
-def _signing_secret(secret: SecretStr) -> SecretStr:
-    try:
-        parse_secret(secret.get_secret_value())
-    except InvalidInput as error:
-        rule(error.problems[0].message)
-    return secret
-
-
 def _unique(values: tuple[object, ...]) -> tuple[object, ...]:
     rule("must not name anything twice" if len(set(values)) != len(values) else None)
     return values
@@ -178,10 +204,10 @@ EventTypes = Annotated[
     AfterValidator(_unique),
 ]
 Description = Annotated[str, AfterValidator(_description)]
-SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
 MAX_TIMEOUT_S: Final = 60
 TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=MAX_TIMEOUT_S)]
 Ordered = Annotated[bool, Strict()]
+Handshake = Annotated[bool, Strict()]
 DelaySeconds = Annotated[float, Strict(), Field(ge=0, le=MAX_DELAY_S, allow_inf_nan=False)]
 MaxAgeSeconds = Annotated[float, Strict(), Field(ge=1, le=MAX_MAX_AGE_S, allow_inf_nan=False)]
 FinalStatuses = Annotated[
@@ -264,7 +290,7 @@ def read_policy(data: object) -> RetryPolicy:
 
 
 class SubscriptionCreate(Input):
-    """What a caller sends to create a subscription. Without a secret, one is made."""
+    """What a caller sends to create a subscription. The secrets that its signature needs and are not given are made."""
 
     tenant: Tenant = DEFAULT_TENANT
     url: Url
@@ -275,7 +301,18 @@ class SubscriptionCreate(Input):
     timeout_s: TimeoutSeconds = 15
     rate_limit: RateLimitInput | None = None
     ordered: Ordered = False
-    secret: SigningSecret | None = None
+    format: Format = Format.STANDARD
+    signature: AnySignature = DEFAULT_SIGNATURE
+    handshake: Handshake = False
+    secret: SecretStr | None = None
+
+    @field_validator("secret")
+    @classmethod
+    def _signs(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        signature = info.data.get("signature")  # none where it is at fault itself
+        if secret is not None and signature is not None:
+            rule(secret_fault(secret.get_secret_value(), signature))
+        return secret
 
 
 def _no_null(value: object) -> object:
@@ -283,7 +320,10 @@ def _no_null(value: object) -> object:
     return value
 
 
-_NEVER_NULL: Final = ("url", "event_types", "description", "headers", "retry_policy", "timeout_s", "ordered", "state")
+_NEVER_NULL: Final = (
+    *("url", "event_types", "description", "headers", "retry_policy", "timeout_s", "ordered", "state"),
+    *("format", "signature", "handshake"),
+)
 
 
 class SubscriptionPatch(Input):
@@ -297,6 +337,9 @@ class SubscriptionPatch(Input):
     timeout_s: TimeoutSeconds | None = None
     rate_limit: RateLimitInput | None = None  # null takes it away
     ordered: Ordered | None = None
+    format: Format | None = None
+    signature: AnySignature | None = None
+    handshake: Handshake | None = None
     state: State | None = None
 
     @field_validator(*_NEVER_NULL, mode="before")

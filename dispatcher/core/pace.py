@@ -24,6 +24,20 @@ class RateLimit:
         return self.burst / self.per_s
 
 
+def narrowed(limit: RateLimit | None, allowed_per_min: int | None) -> RateLimit | None:
+    """The limit that also keeps to so many requests in any minute, which the endpoint allows; None for no limit.
+
+    One by one at its rate where the endpoint allows less than the limit, and with less of a burst where the two
+    together would be more.
+    """
+    if allowed_per_min is None:
+        return limit
+    per_s = allowed_per_min / 60
+    if limit is None or limit.per_s >= per_s:
+        return RateLimit(per_s, 1)
+    return RateLimit(limit.per_s, min(limit.burst, allowed_per_min - math.ceil(60 * limit.per_s) + 1))
+
+
 def turns(limit: RateLimit, *, full_at_s: float, now_s: float, ahead_s: float = 0.0) -> int:
     """How many requests have their turn from `now_s` until `ahead_s` later: the burst that is left, and the rate."""
     gained_s = ahead_s - max(0.0, full_at_s - now_s)

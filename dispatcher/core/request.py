@@ -3,10 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, assert_never
 
+from schemas.cloudevents import BINARY, STRUCTURED, binary_headers, structured_body
 from schemas.events import webhook_body
-from schemas.signatures import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, SigningKey, sign
+from schemas.formats import Format
+from schemas.signatures import (
+    ID_HEADER,
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    SigningKey,
+    hex_signature,
+    sign,
+)
 
 JSON: Final = "application/json"
 
@@ -26,11 +35,24 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class HexHeader:
+    """The header of the scheme hmac: before each hex signature stands the prefix."""
+
+    name: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How an endpoint is written to. Each key signs until its time, or for good."""
+    """How an endpoint is written to. Each key signs until its time, or for good.
+
+    With a `hex_header` all keys are HMACs that sign the body alone; without, they sign by Standard Webhooks.
+    """
 
     headers: Mapping[str, str]
     keys: tuple[tuple[SigningKey, datetime | None], ...]
+    format: Format = Format.STANDARD
+    hex_header: HexHeader | None = None
 
     def keys_at(self, now: datetime) -> Sequence[SigningKey]:
         """The keys that sign at `now`: during a rotation, the old ones until they expire."""
@@ -50,17 +72,30 @@ def compose(
     recipe: Recipe, content: Content, *, webhook_id: str, now: datetime, traceparent: str | None = None
 ) -> Composed:
     """The request that delivers `content` when it is begun at `now`, signed."""
-    body = webhook_body(type=content.type, time=content.time, data=content.data)
-    timestamp = int(now.timestamp())
-    headers = {
-        **recipe.headers,
-        ID_HEADER: webhook_id,
-        TIMESTAMP_HEADER: str(timestamp),
-        SIGNATURE_HEADER: sign(recipe.keys_at(now), webhook_id=webhook_id, timestamp=timestamp, body=body),
-    }
+    headers = {**recipe.headers}
+    content_type = JSON
+    match recipe.format:
+        case Format.STANDARD:
+            body = webhook_body(type=content.type, time=content.time, data=content.data)
+        case Format.CLOUDEVENTS_STRUCTURED:
+            body, content_type = _structured(content), STRUCTURED
+        case Format.CLOUDEVENTS_BINARY:
+            body, content_type = content.data, BINARY
+            headers |= _attributes(content)
+        case _:
+            assert_never(recipe.format)
+    headers[ID_HEADER] = webhook_id
+    keys = recipe.keys_at(now)
+    if recipe.hex_header is None:
+        timestamp = int(now.timestamp())
+        headers[TIMESTAMP_HEADER] = str(timestamp)
+        headers[SIGNATURE_HEADER] = sign(keys, webhook_id=webhook_id, timestamp=timestamp, body=body)
+    else:
+        headers[recipe.hex_header.name] = _hex_signatures(recipe.hex_header.prefix, keys, body)
     if traceparent is not None:
         headers["traceparent"] = traceparent
-    return Composed(headers if content.headers is None else _over(content.headers, headers), body)
+    headers = headers if content.headers is None else _over(content.headers, headers)
+    return Composed(headers, body, content_type)
 
 
 def _over(events: Mapping[str, str], ours: dict[str, str]) -> dict[str, str]:
@@ -71,3 +106,29 @@ def _over(events: Mapping[str, str], ours: dict[str, str]) -> dict[str, str]:
     """
     taken = {name.lower() for name in ours}
     return {name: value for name, value in events.items() if name.lower() not in taken} | ours
+
+
+def _hex_signatures(prefix: str, keys: Sequence[SigningKey], body: bytes) -> str:
+    """One for each key, newest first, joined by commas. No timestamp goes with it: nothing would vouch for that."""
+    return ",".join([f"{prefix}{hex_signature(key, body)}" for key in keys])
+
+
+def _structured(content: Content) -> bytes:
+    return structured_body(
+        external_id=content.external_id,
+        source=content.source,
+        type=content.type,
+        time=content.time,
+        subject=content.subject,
+        data=content.data,
+    )
+
+
+def _attributes(content: Content) -> Mapping[str, str]:
+    return binary_headers(
+        external_id=content.external_id,
+        source=content.source,
+        type=content.type,
+        time=content.time,
+        subject=content.subject,
+    )

@@ -158,8 +158,11 @@ WHERE s.id = idle.id AND s.feeder = $1 AND s.breaker_until IS NULL
 RETURNING s.id
 """
 
-# The next owner of a lease that was not closed begins with an empty bucket.
-PACED_ANEW: Final = "paced_until = clock_timestamp() + make_interval(secs => rate_burst / rate_per_s)"
+# The next owner of a lease that was not closed begins with an empty bucket: of its limit, or of what its endpoint
+# allows, whichever takes longer (GREATEST passes over NULLs).
+PACED_ANEW: Final = (
+    "paced_until = clock_timestamp() + make_interval(secs => greatest(rate_burst / rate_per_s, 60.0 / allowed_per_min))"
+)
 
 RELEASE_LEASES: Final = f"UPDATE subscriptions SET feeder = NULL, {PACED_ANEW} WHERE feeder = $1"
 

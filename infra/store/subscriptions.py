@@ -96,6 +96,16 @@ WHERE id = $1
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
+# Only where it was asked: at this URL, and of nobody who was answered meanwhile.
+_UNANSWERED = """
+SELECT id FROM subscriptions WHERE id = $1 AND url = $2 AND handshake AND validated_at IS NULL AND deleted_at IS NULL
+"""
+
+_AGREE = """
+UPDATE subscriptions SET validated_at = clock_timestamp(), allowed_per_min = $3, version = $4
+WHERE id = $1 AND url = $2 AND handshake AND validated_at IS NULL AND deleted_at IS NULL
+"""
+
 _DISABLE = """
 UPDATE subscriptions
 SET state = 'disabled', state_reason = $2, version = $3, failing_since = NULL, failures = 0, failing_told = false,
@@ -241,6 +251,17 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
         reason = row.state_reason or DISABLED_BY_OPERATOR
         await deliveries.end_unfinished(conn, row.id, status=Status.DEAD, reason=reason)
     return SubscriptionRow(**record)
+
+
+async def agree(conn: asyncpg.Connection, subscription_id: UUID, *, url: str, allowed_per_min: int | None) -> None:
+    """Its endpoint at `url` agreed to take deliveries, so many a minute. A new version: every dispatcher learns of it.
+
+    Nothing, without waiting for anybody, where that is known already, or where nobody asks it any more.
+    """
+    if await conn.fetchval(_UNANSWERED, subscription_id, url) is None:
+        return
+    version = await locks.change_subscriptions(conn)
+    await conn.execute(_AGREE, subscription_id, url, allowed_per_min, version)
 
 
 async def disable(

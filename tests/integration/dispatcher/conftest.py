@@ -35,7 +35,7 @@ async def heartbeat(store: Store) -> Heartbeat:
 
 @pytest.fixture
 def index(seed: Seed) -> SubscriptionIndex:
-    return SubscriptionIndex(seed.vault)
+    return SubscriptionIndex(seed.vault, origin="hookhare.example")
 
 
 @pytest.fixture

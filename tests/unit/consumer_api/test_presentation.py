@@ -10,6 +10,7 @@ import pytest
 from consumer_api.dead_letters import routing_key
 from consumer_api.presentation import (
     Opened,
+    ShownSecret,
     dead_letter_with_body_view,
     event_view,
     subscription_view,
@@ -74,10 +75,20 @@ def test_a_subscription_shows_which_headers_it_has_and_no_secret_value() -> None
         None,
         0,
     )
-    view = subscription_view(row, Opened({"X-A": Header("hush"), "X-B": Header("b", secret=False)}, (None, NOW)))
+    view = subscription_view(
+        row,
+        Opened(
+            {"X-A": Header("hush"), "X-B": Header("b", secret=False)},
+            (ShownSecret("v1", None), ShownSecret("v1a", NOW, "whpk_x"), ShownSecret(None, None, None, "new")),
+        ),
+    )
     assert (view["headers"], view["secrets"]) == (
         {"X-A": "[redacted]", "X-B": {"value": "b", "secret": False}},
-        [{"expires_at": None}, {"expires_at": NOW}],
+        [
+            {"version": "v1", "expires_at": None},
+            {"version": "v1a", "expires_at": NOW, "public_key": "whpk_x"},
+            {"version": None, "expires_at": None, "secret": "new"},
+        ],
     )
     assert parse_id(SUBSCRIPTION, view["id"]) == KEY
     assert "sealed" not in repr(view)

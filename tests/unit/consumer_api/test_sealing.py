@@ -1,15 +1,19 @@
-"""Secrets: which sign when, and what may be shown of them."""
+"""Secrets: how they are sealed, and what may be shown of them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
 from pydantic import SecretStr
 
-from consumer_api.presentation import Opened
-from consumer_api.sealing import live_secrets, opened, rotated, seal_headers, seal_secrets
+from consumer_api.presentation import Opened, ShownSecret
+from consumer_api.sealing import live_secrets, opened, seal_headers, seal_secrets
 from infra.crypto import Vault, new_key
 from infra.store.subscriptions import SubscriptionRow
+from schemas.errors import SecretUnreadable
+from schemas.formats import Scheme
+from schemas.signatures import Ed25519Key, format_keypair, parse_secret, public_key
 from schemas.subscription_headers import Header, HeaderInput
 from schemas.subscriptions import Secret
 
@@ -48,26 +52,6 @@ def _row(*, secrets: bytes, headers: bytes | None = None) -> SubscriptionRow:
     )
 
 
-def test_the_new_secret_signs_for_good_and_the_others_until_the_grace_is_over() -> None:
-    signing = rotated([Secret("a"), Secret("b", NOW + HOUR / 2)], "c", now=NOW, grace=HOUR)
-    assert signing == [Secret("c"), Secret("a", NOW + HOUR), Secret("b", NOW + HOUR / 2)]
-
-
-def test_a_grace_only_ever_shortens() -> None:
-    assert rotated([Secret("b", NOW + 3 * HOUR)], "c", now=NOW, grace=HOUR)[1] == Secret("b", NOW + HOUR)
-
-
-def test_without_grace_the_others_are_gone() -> None:
-    assert rotated([Secret("a"), Secret("b", NOW + HOUR)], "c", now=NOW, grace=timedelta(0)) == [Secret("c")]
-
-
-def test_rotating_to_a_secret_that_signs_already_keeps_it_once() -> None:
-    assert rotated([Secret("a"), Secret("b", NOW + HOUR)], "b", now=NOW, grace=HOUR) == [
-        Secret("b"),
-        Secret("a", NOW + HOUR),
-    ]
-
-
 def test_secrets_that_have_expired_do_not_count() -> None:
     row = _row(secrets=seal_secrets(VAULT, [Secret("a"), Secret("b", NOW), Secret("c", NOW + HOUR)]))
     assert [secret.text for secret in live_secrets(VAULT, row, NOW)] == ["a", "c"]
@@ -78,18 +62,38 @@ def test_secrets_that_have_expired_do_not_count() -> None:
     [b"", b"not a token", Vault([new_key()]).encrypt(b"[]"), VAULT.encrypt(b"nonsense")],
     ids=["empty", "no token", "of another key", "no list"],
 )
-def test_what_cannot_be_decrypted_has_no_secrets_and_shows_nothing(stored: bytes) -> None:
-    assert live_secrets(VAULT, _row(secrets=stored), NOW) == []
+def test_what_cannot_be_decrypted_shows_nothing(stored: bytes) -> None:
+    with pytest.raises(SecretUnreadable):
+        live_secrets(VAULT, _row(secrets=stored), NOW)
     assert opened(VAULT, _row(secrets=stored), NOW) is None
 
 
-def test_names_and_expiries_are_what_may_be_shown() -> None:
+def test_names_expiries_and_public_keys_are_what_may_be_shown() -> None:
+    keypair = format_keypair(bytes(range(32)))
     row = _row(
-        secrets=seal_secrets(VAULT, [Secret("a"), Secret("b", NOW + HOUR), Secret("c", NOW)]),
+        secrets=seal_secrets(
+            VAULT,
+            [Secret("a"), Secret("b", NOW + HOUR), Secret("c", NOW), Secret(keypair), Secret("d", scheme=Scheme.HMAC)],
+        ),
         headers=seal_headers(VAULT, {"X-A": SECRET_HEADER, "X-B": OPEN_HEADER}),
     )
     headers = {"X-A": Header("1"), "X-B": Header("2", secret=False)}
-    assert opened(VAULT, row, NOW) == Opened(headers, (None, NOW + HOUR))
+    of_v1 = (ShownSecret("v1", None), ShownSecret("v1", NOW + HOUR))
+    assert opened(VAULT, row, NOW) == Opened(headers, of_v1)
+    both = replace(row, signature={"scheme": "standard", "versions": ["v1", "v1a"]})
+    key = parse_secret(keypair)
+    assert isinstance(key, Ed25519Key)
+    assert opened(VAULT, both, NOW) == Opened(headers, (*of_v1, ShownSecret("v1a", None, public_key(key))))
+    text = replace(row, signature={"scheme": "hmac", "algorithm": "sha1", "header": "X-S", "prefix": ""})
+    assert opened(VAULT, text, NOW) == Opened(headers, (ShownSecret(None, None),))
+
+
+def test_only_a_new_secret_is_shown_and_never_in_a_repr() -> None:
+    row = _row(secrets=seal_secrets(VAULT, [Secret("new-one"), Secret("old-one", NOW + HOUR)]))
+    shown = opened(VAULT, row, NOW, new=[Secret("new-one")])
+    assert shown is not None
+    assert [one.text for one in shown.secrets] == ["new-one", None]
+    assert "new-one" not in repr(shown)
 
 
 def test_headers_are_sealed_as_a_json_object_and_none_as_nothing() -> None:

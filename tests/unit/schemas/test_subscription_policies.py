@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.errors import InvalidInput, Problem, SecretUnreadable
+from schemas.formats import Scheme
 from schemas.inputs import read_input
 from schemas.signatures import format_keypair
 from schemas.subscriptions import (
@@ -205,9 +206,9 @@ class TestCreate:
     def test_a_description_may_have_lines(self) -> None:
         assert create(description="billing\n\tprod 🧾").description == "billing\n\tprod 🧾"
 
-    @pytest.mark.parametrize("secret", [SECRET, format_keypair(bytes(32))])
-    def test_a_secret_of_the_callers(self, secret: str) -> None:
-        made = create(secret=secret)
+    @pytest.mark.parametrize(("secret", "version"), [(SECRET, "v1"), (format_keypair(bytes(32)), "v1a")])
+    def test_a_secret_of_the_callers(self, secret: str, version: str) -> None:
+        made = create(secret=secret, signature={"scheme": "standard", "versions": [version]})
         assert made.secret is not None
         assert made.secret.get_secret_value() == secret
 
@@ -288,6 +289,7 @@ class TestSecrets:
                 Secret,
                 st.text(st.characters(exclude_categories=["Cs"])),
                 st.none() | st.datetimes(timezones=st.just(UTC)),
+                st.sampled_from(Scheme),
             )
         )
     )
@@ -295,9 +297,11 @@ class TestSecrets:
         assert decode_secrets(encode_secrets(secrets)) == secrets
 
     def test_the_stored_form_is_what_the_table_says(self) -> None:
-        assert orjson.loads(encode_secrets([Secret(SECRET), Secret("b", NOW)])) == [
-            {"secret": SECRET, "expires_at": None},
+        stored = encode_secrets([Secret(SECRET), Secret("b", NOW), Secret("c", scheme=Scheme.HMAC)])
+        assert orjson.loads(stored) == [
+            {"secret": SECRET, "expires_at": None},  # as it was before there were schemes
             {"secret": "b", "expires_at": "2026-01-31T12:00:00Z"},
+            {"secret": "c", "expires_at": None, "scheme": "hmac"},
         ]
 
     @given(
