@@ -33,6 +33,7 @@ class Request:
     status: int
     verified: bool | None  # None: nobody asked for it
     all_headers: Sequence[tuple[str, str]] = ()
+    method: str = "POST"
 
     @property
     def webhook_id(self) -> str:
@@ -44,7 +45,8 @@ class Behaviour:
     """How a path answers: `status`, but `fail_status` to the first `fail_first`, and then to a `fail_fraction`.
 
     The fraction is drawn from `seed`. `hold`, while it is set to an event, keeps every answer back until that is set.
-    `most_in_flight` is how many requests waited for their answer at once, at most.
+    `most_in_flight` is how many requests waited for their answer at once, at most. An OPTIONS request is answered with
+    `consent` as headers, and with 405 while that is None.
     """
 
     status: int = 200
@@ -57,6 +59,7 @@ class Behaviour:
     seed: int = 1
     secret: str | None = None  # whsec_…: verify with the official library, and answer 401 to what does not hold
     hold: asyncio.Event | None = None
+    consent: Mapping[str, str] | None = None
     seen: int = field(default=0, init=False)
     in_flight: int = field(default=0, init=False)
     most_in_flight: int = field(default=0, init=False)
@@ -158,6 +161,8 @@ class Receiver:
         at_s = monotonic()
         body = await request.read()
         behaviour = self.behaviour(request.path)
+        if request.method == "OPTIONS":
+            return await self._consent(request, behaviour, at_s)
         verified = None if behaviour.secret is None else _holds(behaviour.secret, request.headers, body)
         status = behaviour.next_status() if verified is not False else 401
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -169,6 +174,15 @@ class Receiver:
             if behaviour.hold is not None:
                 await behaviour.hold.wait()
         return web.Response(status=status, body=behaviour.body, headers=dict(behaviour.headers))
+
+    async def _consent(self, request: web.Request, behaviour: Behaviour, at_s: float) -> web.Response:
+        status = 405 if behaviour.consent is None else 200
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append(Request(request.path, headers, b"", at_s, status, None, method="OPTIONS"))
+        with behaviour.answering():
+            if behaviour.hold is not None:
+                await behaviour.hold.wait()
+        return web.Response(status=status, headers={"Allow": "POST", **(behaviour.consent or {})})
 
     async def __aenter__(self) -> Self:
         await self.start()

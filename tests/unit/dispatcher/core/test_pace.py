@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pace import RateLimit, full_at_after_one, replay_step, turns, wait_s
+from dispatcher.core.pace import RateLimit, full_at_after_one, narrowed, replay_step, turns, wait_s
 
 LIMIT = RateLimit(per_s=2, burst=4)
 RATES = st.floats(0.01, 10_000)
@@ -121,3 +121,40 @@ def test_a_replay_loses_nothing_by_being_looked_at_often(per_s: float, pauses_s:
         step = replay_step(per_s, since_s=since_s, now_s=now_s, most=10**6)
         count, since_s = count + step.count, step.since_s
     assert count >= per_s * now_s - 1 - 1e-3
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed_per_min", "both"),
+    [
+        (None, None, None),
+        (LIMIT, None, LIMIT),
+        (None, 30, RateLimit(0.5, 1)),
+        (RateLimit(10, 100), 60, RateLimit(1, 1)),
+        (RateLimit(1, 5), 60, RateLimit(1, 1)),
+        (RateLimit(1, 5), 62, RateLimit(1, 3)),
+        (RateLimit(1, 5), 600, RateLimit(1, 5)),
+        (RateLimit(0.01, 3), 1, RateLimit(0.01, 1)),
+    ],
+)
+def test_a_limit_is_narrowed_by_what_the_endpoint_allows(
+    limit: RateLimit | None, allowed_per_min: int | None, both: RateLimit | None
+) -> None:
+    assert narrowed(limit, allowed_per_min) == both
+
+
+@given(st.none() | st.builds(RateLimit, st.floats(0.01, 5), st.integers(1, 50)), st.integers(1, 120), st.data())
+def test_no_minute_sees_more_than_the_endpoint_allows(
+    limit: RateLimit | None, allowed_per_min: int, data: st.DataObject
+) -> None:
+    both = narrowed(limit, allowed_per_min)
+    assert both is not None
+    pauses = st.lists(st.sampled_from([0.0, 0.0, 0.5, 20.0]), min_size=1, max_size=300)
+    asked, now_s = [], 1000.0
+    for pause in data.draw(pauses):
+        now_s += pause
+        asked.append(now_s)
+    times = sent(both, asked)
+    assert all(sum(start <= one < start + 60 - 1e-3 for one in times) <= allowed_per_min for start in times)
+    if limit is not None:
+        assert both.per_s <= limit.per_s
+        assert both.burst <= limit.burst
