@@ -69,13 +69,17 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """The endpoint gave no answer; `reason` is a sentence for a person."""
+    """The endpoint gave no answer; `reason` is a sentence for a person.
+
+    `retry_after` is the raw header of an answer to something else: who refuses the handshake may say when to ask again.
+    """
 
     failure: Failure
     reason: str
     duration_ms: int
     remote_address: str | None
     timings: Timings = NO_TIMINGS
+    retry_after: str | None = None
 
 
 AttemptResult = Answered | NoAnswer

@@ -56,21 +56,20 @@ def conclude(
 
     `left_s`: for how long an attempt may still begin (core.age). A retry that would come later is none.
     """
-    retry_after_s = None
     match result:
         case Answered(status=status) if 200 <= status < 300:
             return Delivered()
-        case Answered(status=status, retry_after=retry_after):
+        case Answered(status=status):
             reason = f"the endpoint answered {status}"
             if status == GONE:
                 return Dead(f"{reason} Gone", disables=True)
             if status in policy.final_statuses:
                 return Dead(f"{reason}, which its policy names as final")
-            retry_after_s = parse_retry_after(retry_after, now=now)
         case NoAnswer():
             reason = result.reason
         case _:
             assert_never(result)
+    retry_after_s = parse_retry_after(result.retry_after, now=now)
     delay_s = next_delay_s(policy, attempt=attempt, retry_after_s=retry_after_s, jitter=jitter)
     if delay_s is None:
         return Dead(f"attempts used up ({attempt}); the last: {reason}")

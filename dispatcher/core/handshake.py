@@ -70,4 +70,5 @@ def _refused(result: Answered, why: str) -> NoAnswer:
         result.duration_ms,
         result.remote_address,
         result.timings,
+        result.retry_after,
     )

@@ -192,3 +192,16 @@ async def test_what_no_header_may_hold_is_no_answer(sent: bytes) -> None:
     assert isinstance(result, NoAnswer)
     assert result.failure is Failure.INVALID_RESPONSE
     assert result.reason.isprintable()
+
+
+async def test_of_an_answer_to_options_the_headers_that_were_asked_for_are_kept(receiver: Receiver) -> None:
+    consent = {"WebHook-Allowed-Origin": "*", "WebHook-Allowed-Rate": "12", "Set-Cookie": "c00kie=1"}
+    url = receiver.behave("/hook", Behaviour(consent=consent))
+    async with open_egress(SETTINGS) as egress:
+        names = ("webhook-allowed-origin", "webhook-allowed-rate", "x-none")
+        result = await egress.options(url, headers={"x-asked": "1"}, timeout_s=10, keep_headers=names)
+    assert isinstance(result, Answered)
+    assert result.headers == {"webhook-allowed-origin": "*", "webhook-allowed-rate": "12"}
+    (request,) = receiver.requests
+    assert (request.method, request.headers["x-asked"]) == ("OPTIONS", "1")
+    assert "content-type" not in request.headers

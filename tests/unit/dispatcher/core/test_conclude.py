@@ -47,6 +47,11 @@ def test_no_answer_is_retried(failure: Failure) -> None:
     assert judge(NoAnswer(failure, "it hangs", 3, None)) == RetryIn(10.0, "it hangs")
 
 
+def test_who_refuses_the_handshake_may_ask_for_patience() -> None:
+    refused = NoAnswer(Failure.HANDSHAKE, "it did not agree", 3, None, retry_after="120")
+    assert judge(refused) == RetryIn(120.0, "it did not agree")
+
+
 def test_the_last_attempt_that_fails_is_dead_and_says_how_often_and_why() -> None:
     assert judge(answered(500), attempt=2) == Dead("attempts used up (2); the last: the endpoint answered 500")
 

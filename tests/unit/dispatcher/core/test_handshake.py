@@ -1,5 +1,7 @@
 """The handshake: what is asked, and which answer is a consent."""
 
+from dataclasses import replace
+
 import pytest
 
 from dispatcher.core.handshake import Agreed, judge, question
@@ -78,6 +80,12 @@ def test_anything_else_is_none(answer: Answered, why: str) -> None:
     assert said.reason.endswith("; nothing was sent")
     assert why in said.reason
     assert (said.duration_ms, said.remote_address, said.timings) == (7, "192.0.2.1:443", TIMINGS)
+
+
+def test_who_refuses_may_say_when_to_ask_again() -> None:
+    said = judge(replace(answered(503), retry_after="120"), origin=ORIGIN)
+    assert isinstance(said, NoAnswer)
+    assert said.retry_after == "120"
 
 
 def test_a_failure_is_the_failure_that_it_is() -> None:
