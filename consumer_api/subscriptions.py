@@ -106,7 +106,8 @@ async def patch(request: web.Request) -> web.Response:
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
         row, new = _signable(request, _patched(request, row, wanted), wanted.signature)
-        _check_whole(Format(row.format), read_signature(row.signature), row.handshake, _header_names(request, row))
+        names = _header_names(request, row) if wanted.headers is None else tuple(wanted.headers)
+        _check_whole(Format(row.format), read_signature(row.signature), row.handshake, names)
         row = await subscriptions.save(conn, row)
     return json_answer(_view(request, row, new=new))
 

@@ -150,6 +150,8 @@ class Deliverer:
                     timeout_s -= boot_s() - began
                     if obstacle := self._obstacle_after_handshake(claim, endpoint, timeout_s):
                         return Held(obstacle)
+                    endpoint = self._index.get(endpoint.id) or endpoint
+                    started_at = wall()  # signed when it is sent; the attempt's own time began with the question
                 composed = compose(
                     endpoint.recipe,
                     claim.content,

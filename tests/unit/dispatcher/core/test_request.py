@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -122,6 +123,17 @@ def test_the_formats() -> None:
         "ce-subject": "%C3%A9t%C3%A9",
     }
     assert not any(name.startswith("ce-") for name in by_format[Format.CLOUDEVENTS_STRUCTURED].headers)
+
+
+def test_no_event_signs_for_itself_or_says_what_it_is() -> None:
+    """What it brings is sent along, unless we say it, in whatever letter case."""
+    said = {"x-SIGNATURE": "forged", "CE-ID": "another", "Webhook-Id": "evt_2", "X-Of-The-Event": "1"}
+    key = text_key("x" * 16, Algorithm.SHA256)
+    recipe = Recipe({}, ((key, None),), Format.CLOUDEVENTS_BINARY, HexHeader("X-Signature", ""))
+    sent = {name.lower(): value for name, value in made(recipe, replace(CONTENT, headers=said)).headers.items()}
+    assert len(sent) == len(made(recipe).headers) + 1
+    assert sent["x-of-the-event"] == "1"
+    assert not {"forged", "another", "evt_2"} & set(sent.values())
 
 
 def test_a_key_signs_until_its_time() -> None:
