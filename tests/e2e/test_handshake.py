@@ -196,3 +196,18 @@ async def test_who_is_paused_or_moved_while_it_is_asked_is_sent_nothing(
     assert methods(receiver.to("/hook")) == ["OPTIONS"]
     assert methods(receiver.to("/new")) == (["OPTIONS", "POST"] if moved else [])
     assert await system.value("SELECT count(*) FROM attempts") == int(moved)
+
+
+async def test_a_secret_that_is_rotated_meanwhile_signs_what_waited(
+    system: System, api: Api, receiver: Receiver
+) -> None:
+    hold = asyncio.Event()
+    made = await api.subscribe(receiver.behave("/hook", Behaviour(consent=AGREED, hold=hold)), **ASKED)
+    async with system.dispatcher():
+        await publish(system)
+        await receiver.wait_for(1)
+        rotated = await api.call("POST", f"/v1/subscriptions/{made['id']}/rotate-secret", {"grace_s": 0})
+        receiver.behave("/hook", Behaviour(consent=AGREED, secret=rotated["secret"]))
+        hold.set()
+        await system.settled({"delivered": 1})
+    assert [(request.method, request.verified) for request in receiver.requests] == [("OPTIONS", None), ("POST", True)]
