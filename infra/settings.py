@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or lines for a person")
-    otlp_endpoint: str | None = Field(
+    otlp_endpoint: SecretStr | None = Field(  # its URL may hold a password
         None, description="OTLP/HTTP base URL that spans are sent to; without it none are made"
     )
 

@@ -250,7 +250,7 @@ def open_telemetry(settings: Settings, service: str, *, exporter: SpanExporter |
         }
     )
     metrics = Metrics(resource)
-    exporter = exporter or _otlp_exporter(settings.otlp_endpoint)
+    exporter = exporter or _otlp_exporter(settings)
     try:
         if exporter is None:
             yield Telemetry(tracer=NoOpTracer(), tracing=False, metrics=metrics)
@@ -266,9 +266,10 @@ def open_telemetry(settings: Settings, service: str, *, exporter: SpanExporter |
         metrics.close()
 
 
-def _otlp_exporter(endpoint: str | None) -> SpanExporter | None:
-    if endpoint is None:
+def _otlp_exporter(settings: Settings) -> SpanExporter | None:
+    if settings.otlp_endpoint is None:
         return None
+    endpoint = settings.otlp_endpoint.get_secret_value()
     # It takes a tenth of a second to import, for protobuf; most processes have no collector.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 

@@ -1,0 +1,390 @@
+"""Marked secrets in every field that can hold one, and then a search of everything that is told or stored.
+
+The servers run as an operator runs them, at the level debug, with spans exported and metrics scraped; deliveries
+succeed and fail in every way; every call of the API is made, good ones and bad ones. Then no mark may be found in any
+log line, span, metric, answer or table, in clear or in any usual encoding.
+"""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import orjson
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from infra.crypto import new_key
+from infra.store import api_keys
+from infra.store.store import open_store
+from schemas.signatures import format_keypair
+from tests.support.canaries import Canaries, dump, secret_fields
+from tests.support.commands import run, serving
+from tests.support.rabbit_server import RabbitServer
+from tests.support.receivers import Behaviour, Receiver
+from tests.support.system import Api, System
+from tests.support.waiting import eventually
+
+# Every field that is typed as a secret, and the slots whose marks are put there. The first test holds it to the models.
+MARKED: Final[Mapping[str, tuple[str, ...]]] = {
+    "Settings.broker_url": ("the password of the broker's URL", "the password of a broker that refuses"),
+    "Settings.database_url": ("the password of the database's URL", "the password of a database that is away"),
+    "Settings.encryption_keys": ("the first encryption key", "the second encryption key"),
+    "Settings.otlp_endpoint": ("the password of the collector's URL",),
+    "SubscriptionCreate.secret": ("a given whsec_", "a given whsk_", "a whsec_ that is refused"),
+    "SecretRotation.secret": ("a whsec_ rotated to", "a whsec_ rotated to and refused"),
+    "HeaderInput.value": ("a header", "a header as an object", "a header patched in", "a header that is refused"),
+}
+# What is secret and no such field: made here, or sent as a header to the API.
+OTHERS: Final = frozenset({"a made whsec_", "another made whsec_", "the admin key", "an admin key that is none"})
+ONCE: Final[Mapping[str, object]] = {"delays_s": []}
+OUTCOMES: Final = {"delivered": 3, "dead": 4}
+# What would be in a log if the net at its end had caught something: nothing may have come so far.
+CAUGHT: Final = (b"whsec_***", b"whsk_***", b":***@")
+
+
+def test_every_field_that_is_typed_as_a_secret_has_a_mark() -> None:
+    assert secret_fields() == set(MARKED)
+
+
+def test_a_secret_is_found_in_whatever_form() -> None:
+    canaries = Canaries()
+    secret = canaries.text("there")
+    for told in (
+        f"Bearer {secret}.".encode(),
+        quote(secret, safe="").encode(),
+        secret.encode().hex().upper().encode(),
+        *(base64.b64encode(f"{before}{secret}!".encode()) for before in ("", "a", "ab", "abc")),
+        base64.urlsafe_b64encode(f"user:{secret}".encode()).rstrip(b"="),
+        orjson.dumps({"a": f'"{secret}'}),
+    ):
+        assert canaries.found_in(told), told
+    assert not canaries.found_in(secret[:-1])
+    key = canaries.add("a key", new_key())
+    assert canaries.found_in(b"\x00" + base64.urlsafe_b64decode(key) + b"\x00")
+
+
+class Witness(Api):
+    """The API as a client sees it, and all of its answers but for the secrets that are told once, which are marked."""
+
+    def __init__(self, session: aiohttp.ClientSession, base: str, canaries: Canaries) -> None:
+        super().__init__(session, base)
+        self.session = session
+        self.answers: list[bytes] = []
+        self._canaries = canaries
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        status, answer = await super().ask(method, path, body)
+        self.answers.append(orjson.dumps(_without_new_secrets(answer)))
+        return status, answer
+
+    async def raw(self, method: str, url: str, **more: Any) -> int:
+        """A call as it is given, its answer's headers and body kept; the status."""
+        async with self.session.request(method, url, **more) as response:
+            self.answers.append(str(response.headers).encode() + await response.read())
+            return response.status
+
+
+def _without_new_secrets(answer: Any) -> Any:
+    match answer:
+        case dict():
+            return {name: _without_new_secrets(value) for name, value in answer.items() if name != "secret"}
+        case list():
+            return [_without_new_secrets(one) for one in answer]
+    return answer
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL of a PostgreSQL server that trusts whoever comes, which takes any password."""
+    joint = "&" if "?" in url else "?"
+    return f"{url}{joint}password={quote(password, safe='')}"
+
+
+class Installation:
+    """The servers as processes over one database and one broker, with a mark in every setting that can hold one."""
+
+    def __init__(self, system: System, broker_url: str, canaries: Canaries, collector: Receiver, folder: Path) -> None:
+        self.system = system
+        self.canaries = canaries
+        self.keys = [canaries.add(slot, new_key()) for slot in MARKED["Settings.encryption_keys"]]
+        self._folder = folder
+        collects = canaries.text("the password of the collector's URL")
+        changes: dict[str, object] = {
+            "encryption_keys": ",".join(self.keys),
+            "database_url": with_password(system.database_url, canaries.text("the password of the database's URL")),
+            "broker_url": broker_url,
+            "otlp_endpoint": f"http://canary:{quote(collects, safe='')}@127.0.0.1:{collector.port}",
+            "log_level": "debug",
+        }
+        self.environment = system.environment(**changes)
+        self.settings = system.settings(**changes)
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[tuple[Witness, str]]:
+        """A client of the API with an admin key, and the base URL of the dispatcher."""
+        async with open_store(self.settings) as store, store.transaction() as connection:
+            key, row = await api_keys.create(connection, "test")
+        self.canaries.add("the admin key", key.removeprefix(row.prefix))  # its beginning is shown in lists
+        async with (
+            serving(self.environment, "api", self._folder / "api.log") as api,
+            serving(self.environment, "dispatcher", self._folder / "dispatcher.log") as dispatcher,
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session,
+        ):
+            yield Witness(session, api, self.canaries), dispatcher
+
+    @property
+    def logs(self) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in self._folder.glob("*.log")}
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Receiver]:
+    async with Receiver() as one:
+        yield one
+
+
+@pytest.fixture(params=["rabbitmq", "postgres"])
+def rabbit(request: pytest.FixtureRequest) -> RabbitServer | None:
+    """The RabbitMQ that carries the events; None where the database does."""
+    return request.getfixturevalue("rabbit_server") if request.param == "rabbitmq" else None
+
+
+@pytest.fixture
+async def installation(
+    rabbit: RabbitServer | None, database_url: str, collector: Receiver, tmp_path: Path
+) -> AsyncIterator[Installation]:
+    canaries = Canaries()
+    password = canaries.text("the password of the broker's URL")
+    if rabbit is None:
+        system = System(database_url, database_url)
+        yield Installation(system, with_password(database_url, password), canaries, collector, tmp_path)
+        return
+    await asyncio.to_thread(rabbit.ctl, "add_user", "canary", password)
+    await asyncio.to_thread(rabbit.ctl, "set_permissions", "canary", ".*", ".*", ".*")
+    place = urlsplit(rabbit.url)
+    broker_url = f"amqp://canary:{quote(password, safe='')}@{place.hostname}:{place.port}/"
+    yield Installation(System(database_url, rabbit.url), broker_url, canaries, collector, tmp_path)
+    await asyncio.to_thread(rabbit.ctl, "delete_user", "canary")
+
+
+async def test_no_secret_is_found_in_anything_that_is_told_or_stored(
+    installation: Installation, receiver: Receiver, collector: Receiver
+) -> None:
+    canaries, system = installation.canaries, installation.system
+    told: dict[str, bytes] = {}
+    async with installation.serve() as (api, dispatcher):
+        by_name = await subscribe(api, receiver, canaries)
+        await deliver(api, system, OUTCOMES)
+        await change(api, system, by_name["given"], canaries)
+        await refuse(api, by_name["given"], canaries)
+        await operate(api, system, by_name)
+        await look_at_everything(api)
+        for name, base in (("api", api.base), ("dispatcher", dispatcher)):
+            assert await api.raw("GET", f"{base}/metrics") == 200
+            told[f"metrics of the {name}"] = api.answers[-1]
+    told |= {"answers": b"\n".join(api.answers)} | installation.logs
+    told["bodies that were sent"] = b"\n".join(request.body for request in receiver.requests)
+    told["spans"] = b"\n".join(request.body for request in collector.to("/v1/traces"))
+    told |= {f"table {name}": content for name, content in (await dump(system.database_url)).items()}
+    told |= await commands(installation)
+
+    arrived(by_name, receiver, collector, canaries)
+    assert canaries.slots == OTHERS.union(*MARKED.values())
+    there_is_something_in(told)
+    assert {where: found for where, content in told.items() if (found := canaries.found_in(content))} == {}
+    assert [name for name, log in installation.logs.items() if any(mark in log for mark in CAUGHT)] == []
+
+
+async def subscribe(api: Api, receiver: Receiver, canaries: Canaries) -> dict[str, dict[str, Any]]:
+    """Subscriptions with a mark in each of their fields, to endpoints that answer well and in every other way."""
+    headers = {
+        "X-Key": canaries.text("a header"),
+        "X-Token": {"value": canaries.text("a header as an object"), "secret": True},
+    }
+    raw = base64.b64encode(canaries.text("a given whsec_").encode()).decode()
+    pair = format_keypair(canaries.add("a given whsk_", f"{token_hex(16)}").encode())
+    refuses = receiver.behave("/refuses", Behaviour(status=401, body=b"who are you?"))
+    slow = receiver.behave("/slow", Behaviour(delay_s=3))
+    flaky = receiver.behave("/flaky", Behaviour(fail_first=1))
+    no_tls = f"https://127.0.0.1:{receiver.port}/tls"
+    made = {
+        "given": await api.subscribe(receiver.url("/given"), headers=headers, secret=f"whsec_{raw}"),
+        "pair": await api.subscribe(flaky, headers=headers, secret=pair, retry_policy={"delays_s": [0]}),
+        "made": await api.subscribe(receiver.url("/made")),
+        "refuses": await api.subscribe(refuses, headers=headers, retry_policy=ONCE),
+        "slow": await api.subscribe(slow, headers=headers, retry_policy=ONCE, timeout_s=1),
+        "no tls": await api.subscribe(no_tls, headers=headers, retry_policy=ONCE),
+        "nobody": await api.subscribe("http://127.0.0.1:9/", headers=headers, retry_policy=ONCE),
+        "operational": await api.subscribe(receiver.url("/operational"), "hookhare.#"),
+    }
+    for name, one in made.items():
+        if name not in {"given", "pair"}:
+            canaries.add("a made whsec_", one["secret"].removeprefix("whsec_"))
+    return made
+
+
+async def deliver(api: Api, system: System, outcomes: Mapping[str, int]) -> None:
+    """Publish an event to all of them, over the API, and wait until each delivery has come to its end."""
+    await api.call("POST", "/v1/events", {"type": "order.created", "data": {"n": 1}, "headers": {"X-Region": "eu"}})
+
+    async def ended() -> bool:
+        rows = await system.fetch(
+            "SELECT status, count(*) AS number FROM deliveries WHERE event_type = 'order.created' GROUP BY status"
+        )
+        return {row["status"]: row["number"] for row in rows} == outcomes
+
+    await eventually(ended, system.statuses, deadline_s=60)
+
+
+async def change(api: Api, system: System, subscription: dict[str, Any], canaries: Canaries) -> None:
+    one = f"/v1/subscriptions/{subscription['id']}"
+    await api.call("PATCH", one, {"headers": {"X-Key": canaries.text("a header patched in")}, "description": "new"})
+    raw = base64.b64encode(canaries.text("a whsec_ rotated to").encode()).decode()
+    await api.call("POST", f"{one}/rotate-secret", {"secret": f"whsec_{raw}"})
+    made = await api.call("POST", f"{one}/rotate-secret")
+    canaries.add("another made whsec_", made["secret"].removeprefix("whsec_"))
+    tested = await api.call("POST", f"{one}/test", expect=202)
+
+    async def delivered() -> bool:
+        return bool((await api.call("GET", f"/v1/deliveries/{tested['id']}"))["status"] == "delivered")
+
+    await eventually(delivered, deadline_s=60)
+
+
+async def refuse(api: Witness, subscription: dict[str, Any], canaries: Canaries) -> None:
+    """Requests that are refused, with marks where a caller may have put them."""
+    one = f"/v1/subscriptions/{subscription['id']}"
+    least = {"url": "https://example.com/", "event_types": ["#"]}
+    header = canaries.text("a header that is refused")
+    secret = f"whsec_{canaries.text('a whsec_ that is refused')}"  # no base64
+    rotated = f"whsec_{canaries.text('a whsec_ rotated to and refused')}"
+    bodies: list[tuple[str, str, object]] = [
+        ("POST", "/v1/subscriptions", least | {"headers": {"X-Key": f"{header}\n"}}),
+        ("POST", "/v1/subscriptions", least | {"headers": {"X-Key": [header]}}),
+        ("POST", "/v1/subscriptions", least | {"headers": {"X-Key": {"value": f" {header}"}}}),
+        ("POST", "/v1/subscriptions", least | {"headers": {"X-Key": {"value": header, "secret": header}}}),
+        ("POST", "/v1/subscriptions", least | {"headers": header}),
+        ("POST", "/v1/subscriptions", least | {"headers": {"Host": header}}),
+        ("POST", "/v1/subscriptions", least | {"secret": secret}),
+        ("POST", "/v1/subscriptions", least | {"secret": [secret]}),
+        ("POST", "/v1/subscriptions", least | {"secret": {"secret": secret}}),
+        ("POST", "/v1/subscriptions", least | {"url": "nowhere", "secret": secret, "headers": {"X-Key": header}}),
+        ("POST", "/v1/subscriptions", least | {"credentials": secret}),
+        ("PATCH", one, {"headers": {"X-Key": f"{header}\x00"}}),
+        ("PATCH", one, {"secret": secret}),
+        ("POST", f"{one}/rotate-secret", {"secret": rotated}),
+        ("POST", f"{one}/rotate-secret", {"secret": f"whsec_{raw_of(rotated)}", "grace_s": rotated}),
+        ("POST", "/v1/subscriptions/sub_00000000000000000000000000/rotate-secret", {"secret": rotated}),
+    ]
+    for method, path, body in bodies:
+        status, answer = await api.ask(method, path, body)
+        assert status in {400, 404}, (path, status, answer)
+    url = f"{api.base}/v1/subscriptions"
+    broken = f'{{"url": "https://example.com/", "secret": "{secret}", "headers": {{"X-Key": "{header}"'
+    assert await api.raw("POST", url, data=broken.encode()) == 400
+    stranger = "hh_" + canaries.text("an admin key that is none")
+    assert await api.raw("GET", url, headers={"Authorization": f"Bearer {stranger}"}) == 401
+    assert await api.raw("GET", url, headers={"Authorization": stranger}) == 401
+
+
+def raw_of(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+async def operate(api: Api, system: System, by_name: Mapping[str, dict[str, Any]]) -> None:
+    """What an operator does with what has failed."""
+    letters = {one["subscription_id"]: one for one in await api.all("/v1/dead-letters")}
+    dead = {one["subscription_id"]: one for one in await api.all("/v1/deliveries?status=dead")}
+    await api.call("POST", f"/v1/dead-letters/{letters[by_name['slow']['id']]['id']}/replay")
+    await api.call("POST", f"/v1/dead-letters/{letters[by_name['no tls']['id']]['id']}/discard")
+    await api.call("POST", f"/v1/deliveries/{dead[by_name['nobody']['id']]['id']}/replay")
+    replay = await api.call("POST", "/v1/replays", {"subscription_id": by_name["refuses"]["id"], "status": ["dead"]})
+    since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    await api.call("POST", f"/v1/subscriptions/{by_name['refuses']['id']}/recover", {"since": since})
+
+    async def quiet() -> bool:
+        state = (await api.call("GET", f"/v1/replays/{replay['id']}"))["state"]
+        waiting = {name for name in await system.statuses() if name in {"pending", "held", "retrying"}}
+        return state == "completed" and not waiting
+
+    await eventually(quiet, system.statuses, deadline_s=60)
+    for action in ("pause", "resume", "disable", "enable"):
+        await api.call("POST", f"/v1/subscriptions/{by_name['slow']['id']}/{action}")
+    await api.call("DELETE", f"/v1/subscriptions/{by_name['no tls']['id']}", expect=204)
+
+
+async def look_at_everything(api: Api) -> None:
+    for kind in ("subscriptions", "events", "deliveries", "dead-letters", "replays"):
+        items = await api.all(f"/v1/{kind}")
+        assert items, kind
+        for item in items:
+            await api.call("GET", f"/v1/{kind}/{item['id']}")
+    for path in ("/healthz", "/readyz"):
+        await api.call("GET", path)
+
+
+async def commands(installation: Installation) -> dict[str, bytes]:
+    """What the commands say, those that fail over a mark among them."""
+    canaries, environment = installation.canaries, installation.environment
+    refused = quote(canaries.text("the password of a broker that refuses"), safe="")
+    away = quote(canaries.text("the password of a database that is away"), safe="")
+    broker = urlsplit(installation.system.broker_url)
+    there = f"{broker.hostname}:{broker.port}" if broker.scheme == "amqp" else "127.0.0.1:9"
+    broken = {
+        "HOOKHARE_BROKER_URL": f"amqp://canary:{refused}@{there}/",
+        "HOOKHARE_DATABASE_URL": f"postgresql://me:{away}@127.0.0.1:9/x",
+    }
+    keys = {"HOOKHARE_ENCRYPTION_KEYS": f"{installation.keys[0]},{installation.keys[1]}*"}
+    said: dict[str, bytes] = {}
+    for expected, command, changes in (
+        (0, "settings", {}),
+        (0, "topology", {}),
+        (0, "keys rotate-encryption", {}),
+        (1, "migrate", broken),
+        (1, "topology --declare", broken),
+        (1, "api", broken),
+        (1, "dispatcher", {"HOOKHARE_BROKER_URL": broken["HOOKHARE_BROKER_URL"]}),
+        (1, "migrate", {"HOOKHARE_DATABASE_URL": away}),
+        (1, "dispatcher", {"HOOKHARE_BROKER_URL": refused}),
+        (1, "keys rotate-encryption", keys),
+    ):
+        code, output = await run(environment | {"HOOKHARE_BROKER_TIMEOUT_S": "2"} | changes, *command.split())
+        assert code == expected, (command, output)
+        said[f"hookhare {command}, {len(said)}"] = output.encode()
+    return said
+
+
+def arrived(by_name: Mapping[str, dict[str, Any]], receiver: Receiver, collector: Receiver, canaries: Canaries) -> None:
+    """The marks were in use: the endpoints got them, and their signatures are from them."""
+    assert canaries.found_in(collector.to("/v1/traces")[0].headers["authorization"])
+    first, last = receiver.to("/given")[0], receiver.to("/given")[-1]
+    Webhook(by_name["given"]["secret"]).verify(first.body, dict(first.headers))
+    sent = set(canaries.found_in(str(first.all_headers)))
+    assert {"a header, as it is", "a header as an object, as it is"} <= sent
+    assert "a header patched in, as it is" in canaries.found_in(str(last.all_headers))
+    assert receiver.to("/flaky")[0].headers["webhook-signature"].startswith("v1a,")
+    assert {"/refuses", "/slow", "/operational"} <= {request.path for request in receiver.requests}
+
+
+def there_is_something_in(told: Mapping[str, bytes]) -> None:
+    """What is searched is what it is taken for."""
+    for where, mark in (
+        ("api.log", b'"event":"api.request"'),
+        ("dispatcher.log", b'"event":"delivery.attempted"'),
+        ("spans", b"hookhare.events"),
+        ("metrics of the api", b"hookhare_"),
+        ("metrics of the dispatcher", b"hookhare_"),
+        ("answers", b"[redacted]"),
+        ("table subscriptions", b"gAAAAA"),  # what Fernet's tokens begin with
+        ("table attempts", b"who are you?"),
+        ("table dead_letters", b"attempts used up"),
+        ("bodies that were sent", b"hookhare.subscription.updated"),
+        ("hookhare settings, 0", b"(set, not shown)"),
+    ):
+        assert mark in told[where], (where, told[where][-2000:])
