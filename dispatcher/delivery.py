@@ -12,6 +12,7 @@ from dispatcher.caps import Caps
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.age import expiry, time_left_s
 from dispatcher.core.conclude import Delivered, Expired, Held, conclude
+from dispatcher.core.echo import without_echo
 from dispatcher.core.gate import RESTING
 from dispatcher.core.liveness import why_not_begin
 from dispatcher.core.request import compose
@@ -70,6 +71,8 @@ class Deliverer:
             self._caps.withdrawn(claim.subscription, attempt_id)
             self._settlement.add(Outcome(claim, result, None))
             return False
+        if endpoint.recipe.hidden:
+            result = without_echo(result, endpoint.recipe.hidden)
         self._caps.ended(claim.subscription, attempt_id, endpoint.url, result)
         self._breakers.observe(claim, result)
         now = wall()

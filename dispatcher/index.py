@@ -16,6 +16,7 @@ import orjson
 import structlog
 from pydantic import TypeAdapter
 
+from dispatcher.core.echo import to_hide
 from dispatcher.core.handshake import ORIGIN_HEADER
 from dispatcher.core.pace import RateLimit, narrowed
 from dispatcher.core.request import HexHeader, Recipe
@@ -119,6 +120,7 @@ class SubscriptionIndex:
         blocked = None if row["state"] == State.ENABLED else f"the subscription is {row['state']}"
         keys: Iterable[tuple[SigningKey, datetime | None]] = ()
         headers: Mapping[str, str] = {}
+        hidden: tuple[str, ...] = ()
         signature = _signature(orjson.dumps(row["signature"]))
         try:
             secrets = decode_secrets(self._vault.decrypt(row["secrets"]))
@@ -128,6 +130,7 @@ class SubscriptionIndex:
             if row["headers"] is not None:
                 stored = decode_headers(self._vault.decrypt(row["headers"]))
                 headers = {name: one.value for name, one in stored.items()}
+                hidden = to_hide(one.value for one in stored.values() if one.secret)
         except SecretUnreadable:
             blocked = blocked or UNDECRYPTABLE
             log.warning("subscription.undecryptable", subscription=str(row["id"]))
@@ -140,7 +143,7 @@ class SubscriptionIndex:
             patterns=tuple(row["event_types"]),
             timeout_s=row["timeout_s"],
             policy=_policy(orjson.dumps(row["retry_policy"])),
-            recipe=Recipe(headers, tuple(keys), Format(row["format"]), _hex_header(signature)),
+            recipe=Recipe(headers, tuple(keys), Format(row["format"]), _hex_header(signature), hidden),
             limit=narrowed(
                 None if row["rate_per_s"] is None else RateLimit(row["rate_per_s"], row["rate_burst"]),
                 row["allowed_per_min"],

@@ -47,12 +47,14 @@ class Recipe:
     """How an endpoint is written to. Each key signs until its time, or for good.
 
     With a `hex_header` all keys are HMACs that sign the body alone; without, they sign by Standard Webhooks.
+    `hidden` are the secrets among its headers, as `dispatcher.core.echo` looks for them in the answers.
     """
 
     headers: Mapping[str, str]
     keys: tuple[tuple[SigningKey, datetime | None], ...]
     format: Format = Format.STANDARD
     hex_header: HexHeader | None = None
+    hidden: tuple[str, ...] = ()
 
     def keys_at(self, now: datetime) -> Sequence[SigningKey]:
         """The keys that sign at `now`: during a rotation, the old ones until they expire."""

@@ -209,7 +209,8 @@ async def subscribe(api: Api, receiver: Receiver, canaries: Canaries) -> dict[st
     }
     raw = base64.b64encode(canaries.text("a given whsec_").encode()).decode()
     pair = format_keypair(canaries.add("a given whsk_", f"{token_hex(16)}").encode())
-    refuses = receiver.behave("/refuses", Behaviour(status=401, body=b"who are you?"))
+    echo = f"who are you? X-Key: {headers['X-Key']}"
+    refuses = receiver.behave("/refuses", Behaviour(status=401, body=echo.encode(), headers={"Server": echo}))
     slow = receiver.behave("/slow", Behaviour(delay_s=3))
     flaky = receiver.behave("/flaky", Behaviour(fail_first=1))
     no_tls = f"https://127.0.0.1:{receiver.port}/tls"
