@@ -8,24 +8,21 @@ log line, span, metric, answer or table, in clear or in any usual encoding.
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-import aiohttp
 import orjson
 import pytest
 from standardwebhooks.webhooks import Webhook
 
 from infra.crypto import new_key
-from infra.store import api_keys
-from infra.store.store import open_store
 from schemas.signatures import format_keypair
 from tests.support.canaries import Canaries, dump, secret_fields
-from tests.support.commands import run, serving
+from tests.support.commands import run
+from tests.support.marked import MarkedInstallation, Witness, with_password
 from tests.support.rabbit_server import RabbitServer
 from tests.support.receivers import Behaviour, Receiver
 from tests.support.system import Api, System
@@ -70,79 +67,6 @@ def test_a_secret_is_found_in_whatever_form() -> None:
     assert canaries.found_in(b"\x00" + base64.urlsafe_b64decode(key) + b"\x00")
 
 
-class Witness(Api):
-    """The API as a client sees it, and all of its answers but for the secrets that are told once, which are marked."""
-
-    def __init__(self, session: aiohttp.ClientSession, base: str, canaries: Canaries) -> None:
-        super().__init__(session, base)
-        self.session = session
-        self.answers: list[bytes] = []
-        self._canaries = canaries
-
-    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        status, answer = await super().ask(method, path, body)
-        self.answers.append(orjson.dumps(_without_new_secrets(answer)))
-        return status, answer
-
-    async def raw(self, method: str, url: str, **more: Any) -> int:
-        """A call as it is given, its answer's headers and body kept; the status."""
-        async with self.session.request(method, url, **more) as response:
-            self.answers.append(str(response.headers).encode() + await response.read())
-            return response.status
-
-
-def _without_new_secrets(answer: Any) -> Any:
-    match answer:
-        case dict():
-            return {name: _without_new_secrets(value) for name, value in answer.items() if name != "secret"}
-        case list():
-            return [_without_new_secrets(one) for one in answer]
-    return answer
-
-
-def with_password(url: str, password: str) -> str:
-    """The URL of a PostgreSQL server that trusts whoever comes, which takes any password."""
-    joint = "&" if "?" in url else "?"
-    return f"{url}{joint}password={quote(password, safe='')}"
-
-
-class Installation:
-    """The servers as processes over one database and one broker, with a mark in every setting that can hold one."""
-
-    def __init__(self, system: System, broker_url: str, canaries: Canaries, collector: Receiver, folder: Path) -> None:
-        self.system = system
-        self.canaries = canaries
-        self.keys = [canaries.add(slot, new_key()) for slot in MARKED["Settings.encryption_keys"]]
-        self._folder = folder
-        collects = canaries.text("the password of the collector's URL")
-        changes: dict[str, object] = {
-            "encryption_keys": ",".join(self.keys),
-            "database_url": with_password(system.database_url, canaries.text("the password of the database's URL")),
-            "broker_url": broker_url,
-            "otlp_endpoint": f"http://canary:{quote(collects, safe='')}@127.0.0.1:{collector.port}",
-            "log_level": "debug",
-        }
-        self.environment = system.environment(**changes)
-        self.settings = system.settings(**changes)
-
-    @asynccontextmanager
-    async def serve(self) -> AsyncIterator[tuple[Witness, str]]:
-        """A client of the API with an admin key, and the base URL of the dispatcher."""
-        async with open_store(self.settings) as store, store.transaction() as connection:
-            key, row = await api_keys.create(connection, "test")
-        self.canaries.add("the admin key", key.removeprefix(row.prefix))  # its beginning is shown in lists
-        async with (
-            serving(self.environment, "api", self._folder / "api.log") as api,
-            serving(self.environment, "dispatcher", self._folder / "dispatcher.log") as dispatcher,
-            aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session,
-        ):
-            yield Witness(session, api, self.canaries), dispatcher
-
-    @property
-    def logs(self) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in self._folder.glob("*.log")}
-
-
 @pytest.fixture
 async def collector() -> AsyncIterator[Receiver]:
     async with Receiver() as one:
@@ -158,23 +82,23 @@ def rabbit(request: pytest.FixtureRequest) -> RabbitServer | None:
 @pytest.fixture
 async def installation(
     rabbit: RabbitServer | None, database_url: str, collector: Receiver, tmp_path: Path
-) -> AsyncIterator[Installation]:
+) -> AsyncIterator[MarkedInstallation]:
     canaries = Canaries()
     password = canaries.text("the password of the broker's URL")
     if rabbit is None:
         system = System(database_url, database_url)
-        yield Installation(system, with_password(database_url, password), canaries, collector, tmp_path)
+        yield MarkedInstallation(system, with_password(database_url, password), canaries, collector, tmp_path)
         return
     await asyncio.to_thread(rabbit.ctl, "add_user", "canary", password)
     await asyncio.to_thread(rabbit.ctl, "set_permissions", "canary", ".*", ".*", ".*")
     place = urlsplit(rabbit.url)
     broker_url = f"amqp://canary:{quote(password, safe='')}@{place.hostname}:{place.port}/"
-    yield Installation(System(database_url, rabbit.url), broker_url, canaries, collector, tmp_path)
+    yield MarkedInstallation(System(database_url, rabbit.url), broker_url, canaries, collector, tmp_path)
     await asyncio.to_thread(rabbit.ctl, "delete_user", "canary")
 
 
 async def test_no_secret_is_found_in_anything_that_is_told_or_stored(
-    installation: Installation, receiver: Receiver, collector: Receiver
+    installation: MarkedInstallation, receiver: Receiver, collector: Receiver
 ) -> None:
     canaries, system = installation.canaries, installation.system
     told: dict[str, bytes] = {}
@@ -330,7 +254,7 @@ async def look_at_everything(api: Api) -> None:
         await api.call("GET", path)
 
 
-async def commands(installation: Installation) -> dict[str, bytes]:
+async def commands(installation: MarkedInstallation) -> dict[str, bytes]:
     """What the commands say, those that fail over a mark among them."""
     canaries, environment = installation.canaries, installation.environment
     refused = quote(canaries.text("the password of a broker that refuses"), safe="")

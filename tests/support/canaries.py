@@ -24,7 +24,7 @@ class Canaries:
     """Secrets by the slot that they were put into."""
 
     def __init__(self) -> None:
-        self._forms: dict[str, dict[str, bytes]] = {}
+        self._forms: dict[str, list[tuple[str, bytes]]] = {}
 
     @property
     def slots(self) -> set[str]:
@@ -35,13 +35,16 @@ class Canaries:
         return self.add(slot, f"canary+{token_hex(8)}/{token_hex(4)}=$")
 
     def add(self, slot: str, secret: str) -> str:
-        """A secret that somebody made, to be searched for too; and if it is base64, what that encodes."""
+        """A secret that somebody made, to be searched for too; and if it is base64, what that encodes.
+
+        A slot may have several.
+        """
         assert len(secret) >= 16, "too short to be told from chance"
-        forms = self._forms.setdefault(slot, {})
-        forms.update(_forms(secret.encode()))
+        forms = self._forms.setdefault(slot, [])
+        forms += _forms(secret.encode()).items()
         with suppress(ValueError):
             decoded = base64.b64decode(secret.replace("-", "+").replace("_", "/"), validate=True)
-            forms.update({f"decoded, {form}": needle for form, needle in _binary_forms(decoded).items()})
+            forms += ((f"decoded, {form}", needle) for form, needle in _binary_forms(decoded).items())
         return secret
 
     def found_in(self, told: str | bytes) -> list[str]:
@@ -51,7 +54,7 @@ class Canaries:
         return [
             f"{slot}, {form}"
             for slot, forms in self._forms.items()
-            for form, needle in forms.items()
+            for form, needle in forms
             if needle in (lower if form.endswith("hex") else data)
         ]
 
