@@ -20,6 +20,8 @@ from tests.support.commands import serving
 from tests.support.receivers import Receiver
 from tests.support.system import Api, System
 
+MADE = "a secret that was made here"  # the slot
+
 
 class Witness(Api):
     """The API as a client sees it, and all of its answers but for the secrets that are told once, which are marked."""
@@ -32,7 +34,8 @@ class Witness(Api):
 
     async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         status, answer = await super().ask(method, path, body)
-        self.answers.append(orjson.dumps(_without_new_secrets(answer)))
+        kept = self._without_new_secrets(answer) if _tells_secrets(method, path, body) else answer
+        self.answers.append(orjson.dumps(kept))
         return status, answer
 
     async def raw(self, method: str, url: str, **more: Any) -> int:
@@ -41,14 +44,22 @@ class Witness(Api):
             self.answers.append(str(response.headers).encode() + await response.read())
             return response.status
 
+    def _without_new_secrets(self, answer: Any) -> Any:
+        match answer:
+            case dict():
+                if isinstance(secret := answer.get("secret"), str):
+                    self._canaries.add(MADE, secret.removeprefix("whsec_").removeprefix("whsk_"))
+                return {name: self._without_new_secrets(one) for name, one in answer.items() if name != "secret"}
+            case list():
+                return [self._without_new_secrets(one) for one in answer]
+        return answer
 
-def _without_new_secrets(answer: Any) -> Any:
-    match answer:
-        case dict():
-            return {name: _without_new_secrets(value) for name, value in answer.items() if name != "secret"}
-        case list():
-            return [_without_new_secrets(one) for one in answer]
-    return answer
+
+def _tells_secrets(method: str, path: str, body: object) -> bool:
+    """Whether this is one of the calls that tell a secret, the one time when it is new."""
+    if method == "POST":
+        return path == "/v1/subscriptions" or path.endswith("/rotate-secret")
+    return method == "PATCH" and isinstance(body, dict) and "signature" in body
 
 
 def with_password(url: str, password: str) -> str:
