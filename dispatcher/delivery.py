@@ -71,8 +71,6 @@ class Deliverer:
             self._caps.withdrawn(claim.subscription, attempt_id)
             self._settlement.add(Outcome(claim, result, None))
             return False
-        if endpoint.recipe.hidden:
-            result = without_echo(result, endpoint.recipe.hidden)
         self._caps.ended(claim.subscription, attempt_id, endpoint.url, result)
         self._breakers.observe(claim, result)
         now = wall()
@@ -169,6 +167,8 @@ class Deliverer:
                     content_type=composed.content_type,
                     timeout_s=timeout_s,
                 )
+                if endpoint.recipe.hidden:
+                    result = without_echo(result, endpoint.recipe.hidden)
                 span.end(result)
                 return result
         except asyncio.CancelledError:
