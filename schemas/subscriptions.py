@@ -1,13 +1,11 @@
 """What a subscription is, and what a caller may ask of it. Part of the server only: it needs pydantic."""
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from pydantic import (
@@ -39,20 +37,17 @@ from schemas.formats import (
 )
 from schemas.inputs import Input, Tags, rule
 from schemas.subscription_headers import Headers
+from schemas.urls import url_fault
 
 MAX_DELAY_S: Final = 86_400
 MAX_ATTEMPTS: Final = 50
 MAX_MAX_AGE_S: Final = 30 * 86_400
-MAX_URL_CHARS: Final = 2048
 MAX_PATTERNS: Final = 100
 MIN_RATE_PER_S: Final = 0.01
 MAX_RATE_PER_S: Final = 10_000
 MAX_BURST: Final = 10_000
 
 _PATTERN: Final = re.compile(rf"(?:\*|#|{WORD})(?:\.(?:\*|#|{WORD}))*")
-# RFC 3986's characters, less what a URL may hold only escaped.
-_URL: Final = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
-_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 class State(StrEnum):
@@ -121,29 +116,6 @@ def signing(secrets: Sequence[Secret], signature: Signature) -> list[Secret]:
     return fitting
 
 
-def url_fault(text: str) -> str | None:
-    """An endpoint's URL, as far as its text tells. Where it leads is for the egress guard to judge, at each request."""
-    if len(text) > MAX_URL_CHARS:
-        return f"must be at most {MAX_URL_CHARS} characters"
-    # Before parsing: urlsplit drops tabs and line breaks without a word.
-    if not _URL.fullmatch(text):
-        return "must be an ASCII URL, with spaces and other special characters percent-encoded"
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return "must be a URL with a valid host, and a port from 1 to 65535 if it names one"
-    if parts.scheme not in {"http", "https"}:
-        return "must begin with https:// or http://"
-    if "@" in parts.netloc:
-        return "must not hold a user name or password; send credentials in a header"
-    if "#" in text:
-        return "must not have a fragment (#…)"
-    if not _host_is_sound(parts) or port == 0 or parts.netloc.endswith(":"):
-        return "must name a host, and a port from 1 to 65535 if it names one"
-    return None
-
-
 def pattern_fault(text: str) -> str | None:
     """A pattern for event types, by AMQP's topic rules.
 
@@ -156,19 +128,6 @@ def pattern_fault(text: str) -> str | None:
         "must be words joined by dots, each '*' (any one word), '#' (any number of words), "
         f"or letters, digits, '_', '-', ':' or '/'; at most {MAX_TYPE_BYTES} bytes"
     )
-
-
-def _host_is_sound(parts: SplitResult) -> bool:
-    host = parts.hostname or ""
-    if "[" not in parts.netloc:
-        return _HOST.fullmatch(host) is not None
-    if "%" in host or not re.fullmatch(r"\[[^\[\]]+\](?::[0-9]+)?", parts.netloc):
-        return False
-    try:
-        ipaddress.IPv6Address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _tenant(text: str) -> str:
