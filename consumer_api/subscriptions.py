@@ -19,7 +19,7 @@ from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.sealing import live_secrets, opened, seal_headers, seal_secrets
 from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
 from consumer_api.tracing import callers_traceparent
-from infra.addresses import check_url_host
+from infra.egress_rules import EgressRules
 from infra.settings import Settings
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
@@ -229,13 +229,10 @@ def _rate(limit: RateLimitInput | None) -> dict[str, Any]:
     return {"rate_per_s": limit.requests_per_s, "rate_burst": limit.burst}
 
 
-def _check_host(url: str, settings: Settings) -> None:
-    """An early word about a host that the egress guard is sure to refuse; the guard itself judges at each request."""
-    if fault := check_url_host(url, settings.egress_allow):
-        message = (
-            f"must lead to a public address: {fault} (an operator may allow its network with HOOKHARE_EGRESS_ALLOW)"
-        )
-        raise InvalidInput.of("url", message)
+def _check_host(url: str, settings: Settings, field: str = "url") -> None:
+    """An early word about a URL that the egress is sure to refuse; it judges again at each request."""
+    if (refusal := EgressRules.from_settings(settings).refusal(url)) is not None:
+        raise InvalidInput.of(field, refusal)
 
 
 def _id(request: web.Request) -> UUID:

@@ -53,10 +53,11 @@ class DevServer:
 def dev_settings(settings: Settings) -> Settings:
     """The settings of the embedded mode: webhooks may go to loopback.
 
-    Where nothing else is set, logs are for a person, and the dispatcher's metrics take a free port, since 9090 is often
-    Prometheus's own.
+    Where nothing else is set, they may go to any port over plain HTTP, as receivers under development are, logs are for
+    a person, and the dispatcher's metrics take a free port, since 9090 is often Prometheus's own.
     """
     changes: dict[str, object] = {"log_format": "console", "dispatcher_port": 0}
+    changes |= {"egress_http": True, "egress_ports": "1-65535"}
     changes = {name: value for name, value in changes.items() if name not in settings.model_fields_set}
     return settings.model_copy(update={**changes, "egress_allow": (*settings.egress_allow, *_LOOPBACK)})
 
@@ -107,7 +108,8 @@ Hookhare is up.
                a receiver for trying things out: what arrives is printed here
   metrics      {server.api_url}/metrics and {server.metrics_url}
   publish to   HOOKHARE_BROKER_URL={shlex.quote(server.broker_url)}
-Webhooks may go to this machine (127.0.0.0/8 and ::1), which only the development server allows by itself.
+Webhooks may go to this machine (127.0.0.0/8 and ::1), over http:// and to any port, which only the development server
+allows by itself.
 
 Three commands to try next:
 

@@ -5,13 +5,13 @@ multicast, NAT64 and 6to4 forms of private addresses, IPv4-compatible ones, site
 Sources: the IANA special-purpose address registries for IPv4 and IPv6. IPv6 is refused unless it is global unicast.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
-from yarl import URL
-
 Network = IPv4Network | IPv6Network
+
+REMEDY: Final = "an operator may allow its network with HOOKHARE_EGRESS_ALLOW"
 
 _REFUSED_IPV4: Final = tuple(
     (IPv4Network(network), what)
@@ -73,29 +73,30 @@ def forbidden_reason(address: str, allow: Iterable[Network]) -> str | None:
     return None
 
 
-def check_url_host(url: str, allow: Iterable[Network]) -> str | None:
-    """Why the host of `url` is refused as it stands, without a look-up: for an early answer to whoever writes the URL.
+def refused_host(host: str, allow: Sequence[Network]) -> str | None:
+    """Why the host of a URL, in lower case and without brackets, is refused as it stands, without a look-up.
 
-    It sees literal addresses and localhost. What a name resolves to is seen when it is connected to, and only that is
-    the guard.
+    It sees literal addresses and localhost. What a name resolves to is seen when it is connected to.
     """
-    try:
-        host = URL(url).host
-    except ValueError:
-        return "it is not a URL"
-    if not host:
-        return "it names no host"
-    return refused_host(host, allow)
-
-
-def refused_host(host: str, allow: Iterable[Network]) -> str | None:
-    """`check_url_host` for a host that is already at hand, in lower case and without brackets."""
     if ":" in host:
-        return forbidden_reason(host, allow)
+        return _with_remedy(forbidden_reason(host, allow))
     name = host.removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):  # always loopback: RFC 6761 section 6.3
-        host = "127.0.0.1"
-    return refused_notation(host) or (forbidden_reason(host, allow) if _is_number(host) else None)
+        if forbidden_reason("::1", allow) is None:
+            return None
+        return _with_remedy(_of_localhost(host, forbidden_reason("127.0.0.1", allow)))
+    if (notation := refused_notation(host)) is not None:
+        return notation
+    return _with_remedy(forbidden_reason(host, allow)) if _is_number(host) else None
+
+
+def is_within(host: str, networks: Iterable[Network]) -> bool:
+    """Whether `host` is a literal address in one of `networks`; an IPv4 one inside an IPv6 one is what it is inside."""
+    try:
+        address = _unwrapped(host)
+    except AddressValueError:
+        return False
+    return any(address.version == network.version and address in network for network in networks)
 
 
 def refused_notation(host: str) -> str | None:
@@ -112,6 +113,14 @@ def refused_notation(host: str) -> str | None:
     except AddressValueError:
         return f"{host} is an address in another notation than four decimal numbers"
     return None
+
+
+def _with_remedy(reason: str | None) -> str | None:
+    return None if reason is None else f"{reason}; {REMEDY}"
+
+
+def _of_localhost(host: str, reason: str | None) -> str | None:
+    return None if reason is None else f"{host} is this machine, and {reason}"
 
 
 def _is_number(host: str) -> bool:

@@ -3,6 +3,9 @@
 Guarantees, whatever the endpoint does:
 - No connection is made to an address that is not public, unless `egress_allow` says so. The check sits where the socket
   is made, so it sees the final address of every literal, notation and name; nothing resolves again after it.
+- No request goes to a URL that the rules refuse (`infra/egress_rules.py`): scheme, port, how the host is written.
+- With `egress_proxy`, everything but its exceptions goes through the proxy. Then only the proxy knows where a name
+  leads, and it alone keeps private addresses out of reach; the remote address of an attempt is the proxy's.
 - `timeout_s` is one deadline over look-up, connect, TLS, request, headers and body.
 - At most `response_keep_bytes` of a body are kept, not decompressed; what is longer is cut, and the connection dropped.
 - No redirect is followed, no cookie kept, no proxy of the environment used; TLS is verified.
@@ -12,9 +15,6 @@ What it leaves out: how many requests run at once, and when; that is the caller'
 """
 
 import asyncio
-import errno
-import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,68 +26,25 @@ from typing import Final
 import aiohttp
 import structlog
 from aiohttp import hdrs
-from aiohttp.abc import ResolveResult
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 
-from infra.addresses import Network, check_url_host, forbidden_reason
 from infra.egress_attempt import ATTEMPT, Attempt
+from infra.egress_connector import EgressConnector, FewAddresses, TimedTls
+from infra.egress_failures import lateness, translated
+from infra.egress_rules import EgressRules
 from infra.request_head import Target, read_target
-from infra.response_guard import ResponseGuard, printable_address
+from infra.response_guard import ResponseGuard
 from infra.response_headers import KEPT, selected
 from infra.settings import Settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 
-__all__ = ["Egress", "check_url_host", "forbidden_reason", "open_egress"]
-
 _log = structlog.get_logger(__name__)
 
-# Shorter than the 5 s after which many servers close an idle connection: a POST on a connection that the server is just
-# closing fails, and is not ours to repeat.
-_KEEPALIVE_S: Final = 4.0
 _CLOSE_S: Final = 5.0
 _DNS_TRY_S: Final = 2.0
 _DNS_TRIES: Final = 2
-# aiohttp tries the addresses of a name again and again, one fewer each time; a name with thousands of addresses would
-# keep the event loop busy until the deadline.
-_ADDRESSES_A_FAMILY: Final = 4
-
 _NO_LIMIT: Final = aiohttp.ClientTimeout()  # the one deadline is `post`'s
 _STOPPING: Final = (Failure.INTERNAL, "the dispatcher is stopping")
-_OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-
-class _Handler(ResponseHandler):
-    """Closes at once. Politely, TLS waits half a minute for the peer to end it too."""
-
-    def close(self) -> None:
-        self.abort()
-
-
-class _Tls(ssl.SSLObject):
-    """Tells the attempt that it is TLS that takes so long, and not the connection before it."""
-
-    def do_handshake(self) -> None:
-        attempt = ATTEMPT.get(None)
-        if attempt is not None:
-            attempt.handshakes()
-        super().do_handshake()
-
-
-class _FewAddresses(aiohttp.AsyncResolver):
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        few: list[ResolveResult] = []
-        for wanted in (socket.AF_INET6, socket.AF_INET):
-            few += [result for result in found if result["family"] == wanted][:_ADDRESSES_A_FAMILY]
-        return few
-
-
-class _ForbiddenAddress(OSError):
-    """Raised where the socket would be made; `Attempt.forbidden` tells it to `post`, whatever wraps this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,9 +66,9 @@ class Egress:
 
     __slots__ = ("_attempts", "_closing", "_connector", "_keep_bytes", "_targets")
 
-    def __init__(self, connector: aiohttp.TCPConnector, *, keep_bytes: int) -> None:
+    def __init__(self, connector: EgressConnector, rules: EgressRules, *, keep_bytes: int) -> None:
         self._connector = connector
-        self._targets = lru_cache(maxsize=8192)(read_target)  # of this event loop's
+        self._targets = lru_cache(maxsize=8192)(partial(read_target, rules))  # of this event loop's
         self._keep_bytes = keep_bytes
         self._attempts: set[Attempt] = set()
         self._closing = False
@@ -159,11 +116,11 @@ class Egress:
                 return await self._send(attempt, request)
         except Exception as error:  # noqa: BLE001 the border: every failure of an attempt is a value
             if deadline.expired():
-                failure, reason = Failure.TIMEOUT, _lateness(attempt, timeout_s)
+                failure, reason = Failure.TIMEOUT, lateness(attempt, timeout_s)
             elif self._closing:
                 failure, reason = _STOPPING
             else:
-                failure, reason = _translated(error, attempt)
+                failure, reason = translated(error, attempt)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -193,8 +150,7 @@ class Egress:
             return NoAnswer(failure, reason, attempt.elapsed_ms(), None)
         target = self._targets(request.url, request.method, request.tls)
         if not isinstance(target, Target):
-            failure, reason = target
-            return NoAnswer(failure, reason, attempt.elapsed_ms(), None)
+            return NoAnswer(Failure.FORBIDDEN_ADDRESS, target, attempt.elapsed_ms(), None)
         attempt.host = target.host
         try:
             head = target.head(request.headers, len(request.body), request.content_type)
@@ -257,23 +213,14 @@ async def open_egress(
     settings: Settings, *, tls: ssl.SSLContext | None = None, nameservers: Sequence[str] | None = None
 ) -> AsyncIterator[Egress]:
     """The egress of a process. `tls` and `nameservers` (`host` or `host:port`) replace the system's."""
-    allow = settings.egress_allow
+    rules = EgressRules.from_settings(settings)
     async with AsyncExitStack() as stack:
         if tls is None:
             tls = await asyncio.to_thread(ssl.create_default_context)  # reads the certificates: about 20 ms
-        tls.sslobject_class = _Tls
-        resolver = _FewAddresses(nameservers=nameservers, timeout=_DNS_TRY_S, tries=_DNS_TRIES)
+        tls.sslobject_class = TimedTls
+        resolver = FewAddresses(nameservers=nameservers, timeout=_DNS_TRY_S, tries=_DNS_TRIES)
         stack.push_async_callback(resolver.close)
-        connector = aiohttp.TCPConnector(
-            resolver=resolver,
-            socket_factory=lambda info: _open_socket(info, allow),
-            ssl=tls,
-            limit=0,  # the caller's caps are the limit; waiting here would eat the deadline
-            keepalive_timeout=_KEEPALIVE_S,
-        )
-        handler: type[ResponseHandler] = _Handler
-        connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001
-        egress = Egress(connector, keep_bytes=settings.response_keep_bytes)
+        egress = Egress(EgressConnector(rules, resolver, tls), rules, keep_bytes=settings.response_keep_bytes)
         stack.push_async_callback(egress.close)
         yield egress
 
@@ -289,93 +236,3 @@ async def _beginning(content: aiohttp.StreamReader, keep_bytes: int) -> bytes:
             break
         kept += more
     return bytes(kept)
-
-
-def _open_socket(info: aiohttp.AddrInfoType, allow: Sequence[Network]) -> socket.socket:
-    """The socket for one address, or `_ForbiddenAddress`."""
-    family, kind, protocol, _, address = info
-    attempt = ATTEMPT.get()
-    attempt.tries(printable_address(address), literal=address[0] == attempt.host)
-    host = f"{address[0]}%{address[3]}" if len(address) > 3 and address[3] else address[0]
-    reason = forbidden_reason(host, allow)
-    if reason is not None:
-        attempt.forbidden = reason
-        raise _ForbiddenAddress(errno.EACCES, reason)
-    return socket.socket(family, kind, protocol)
-
-
-def _lateness(attempt: Attempt, timeout_s: float) -> str:
-    limit = f"within {timeout_s:g} s"
-    if attempt.status is not None:
-        return f"the answer (status {attempt.status}) did not end {limit}"
-    if attempt.guard is not None:
-        return f"no answer came from {attempt.guard.peer} {limit}"
-    if attempt.address is not None:
-        if attempt.handshake_s is not None:
-            return f"TLS with {attempt.host} at {attempt.address} did not finish its handshake {limit}"
-        return f"no connection to {attempt.address} {limit}"
-    return f"the look-up of {attempt.host} got no answer {limit}"
-
-
-def _translated(error: Exception, attempt: Attempt) -> tuple[Failure, str]:
-    """Every failure that is not the deadline's, in our words."""
-    if attempt.guard is None:
-        return _connect_failure(error, attempt)
-    if attempt.guard.fault is not None:
-        return Failure.INVALID_RESPONSE, f"the endpoint {attempt.guard.fault}"
-    match error:
-        case HttpProcessingError():
-            return Failure.INVALID_RESPONSE, f"the endpoint's answer is not HTTP: {_short(error.message)}"
-        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() if attempt.status is not None:
-            return Failure.DISCONNECTED, f"the connection ended within the answer (status {attempt.status})"
-        case OSError():
-            return Failure.DISCONNECTED, f"the connection broke before an answer: {_system(error)}"
-        case aiohttp.ClientConnectionError():
-            return Failure.DISCONNECTED, "the endpoint closed the connection without an answer"
-        case _:
-            return _unforeseen(error)
-
-
-def _connect_failure(error: Exception, attempt: Attempt) -> tuple[Failure, str]:
-    host = attempt.host
-    if attempt.forbidden is not None:
-        via = "" if attempt.forbidden.startswith(f"{host} ") else f"{host} leads to a forbidden address: "
-        return Failure.FORBIDDEN_ADDRESS, (
-            f"{via}{attempt.forbidden}; an operator may allow it with HOOKHARE_EGRESS_ALLOW"
-        )
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return Failure.DNS, f"{host} does not resolve: {_system(error.os_error)}"
-        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as fault):
-            return Failure.TLS, f"the certificate of {host} is not trusted: {fault.verify_message}"
-        case aiohttp.ClientConnectorSSLError() | aiohttp.ClientConnectorCertificateError():
-            return Failure.TLS, f"TLS with {host} failed: {_system(error.os_error)}"
-        case aiohttp.ClientConnectorError() if error.os_error.errno in _OUR_FAULT:
-            return Failure.INTERNAL, f"this dispatcher is short of resources: {_system(error.os_error)}"
-        case aiohttp.ServerDisconnectedError():
-            return Failure.DISCONNECTED, f"{host} closed the connection before the request was sent"
-        case aiohttp.ClientConnectorError():
-            return Failure.CONNECT, f"no connection to {attempt.address}: {_system(error.os_error)}"
-        case _:
-            return _unforeseen(error)
-
-
-def _unforeseen(error: Exception) -> tuple[Failure, str]:
-    _log.error("egress.unforeseen", exc_info=error)
-    return Failure.INTERNAL, f"unforeseen: {type(error).__name__}"
-
-
-def _system(error: OSError) -> str:
-    """What the system or OpenSSL says, without what the libraries between wrap around it."""
-    text: str | None
-    if isinstance(error, ssl.SSLError):
-        text = error.reason.replace("_", " ") if error.reason else None
-    else:
-        text = os.strerror(error.errno) if error.errno else error.strerror
-    return _short(text or str(error) or type(error).__name__).lower()
-
-
-def _short(text: str) -> str:
-    # Endpoints have a say in it: nothing that a terminal, a log or PostgreSQL would stumble over.
-    flat = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:1000]).split())
-    return flat if len(flat) <= 200 else f"{flat[:200]}…"

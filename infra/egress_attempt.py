@@ -13,13 +13,14 @@ class Attempt:
 
     __slots__ = (
         *("address", "began_s", "first_byte_s", "forbidden", "guard", "handshake_s", "host", "is_named"),
-        *("opened_s", "sent_s", "status"),
+        *("opened_s", "proxy", "sent_s", "status"),
     )
 
     def __init__(self) -> None:
         self.began_s = monotonic()
         self.host = ""  # of the URL
-        self.address: str | None = None  # tried last
+        self.address: str | None = None  # tried last; the proxy's where there is one
+        self.proxy: str | None = None  # host and port of the outbound proxy, when a connection is made through it
         self.forbidden: str | None = None  # why an address was refused
         self.is_named = False  # `host` had to be looked up
         self.opened_s: float | None = None  # the first socket is made

@@ -14,8 +14,7 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from infra.addresses import refused_notation
-from schemas.deliveries import Failure
+from infra.egress_rules import EgressRules, destination
 
 # What the caller may not set: what we set, what frames the message, and what speaks to the connection.
 OWN_HEADERS: Final = frozenset(
@@ -37,7 +36,7 @@ OWN_HEADERS: Final = frozenset(
     }
 )
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110 section 5.6.2, lower case
-_USER_AGENT: Final = f"User-Agent: Hookhare/{version('hookhare')}\r\n"
+USER_AGENT: Final = f"User-Agent: Hookhare/{version('hookhare')}\r\n"
 _UNLESS_NAMED: Final = {
     "accept": "Accept: */*\r\n",
     "accept-encoding": "Accept-Encoding: identity\r\n",  # the beginning of a compressed body tells a person nothing
@@ -77,31 +76,27 @@ class Target:
 
 
 def read_target(
-    url: str, method: str = hdrs.METH_POST, tls: ssl.SSLContext | None = None
-) -> Target | tuple[Failure, str]:
-    """What to connect to and to ask for, or what is wrong with `url`. Path and query stay as they are, to the letter.
+    rules: EgressRules, url: str, method: str = hdrs.METH_POST, tls: ssl.SSLContext | None = None
+) -> Target | str:
+    """What to connect to and to ask for, or why `rules` refuse `url`. Path and query stay as they are, to the letter.
 
     `tls` replaces the connector's own; connections are shared only between requests with the same one. Runs within an
     event loop.
     """
-    fault = "the URL is not one that a webhook can be sent to"
-    if not (url.isascii() and url.isprintable()) or " " in url:
-        return Failure.INTERNAL, fault
+    if (refusal := rules.refusal(url)) is not None:
+        return f"the URL {refusal}"
     try:
-        read, written = URL(url), urlsplit(url)
-        host = read.raw_host
-        if read.scheme not in {"http", "https"} or not host or read.raw_user is not None:
-            return Failure.INTERNAL, fault
-        if (notation := refused_notation(host)) is not None:
-            return Failure.FORBIDDEN_ADDRESS, notation
+        read, written, to = URL(url), urlsplit(url), destination(url)
+        # The rules judged what urllib reads, and yarl says where it is connected to.
+        if (read.scheme, read.raw_host, read.port) != (to.scheme, to.host, to.port):
+            return "the URL must be one that every reader takes for the same"
         asked = f"{written.path or '/'}{f'?{written.query}' if written.query else ''}"
         exact = URL(f"{read.scheme}://{read.host_port_subcomponent}{asked}", encoded=True)
         place = aiohttp.ClientRequest(method, exact, loop=asyncio.get_running_loop(), ssl=tls or True)
     except (ValueError, IndexError):  # IndexError: yarl, over brackets within a host
-        return Failure.INTERNAL, fault
-    return Target(
-        exact.host or "", place, f"{method} {asked} HTTP/1.1\r\nHost: {place.headers[hdrs.HOST]}\r\n{_USER_AGENT}"
-    )
+        return "the URL must be one that every reader takes for the same"
+    head = f"{method} {asked} HTTP/1.1\r\nHost: {place.headers[hdrs.HOST]}\r\n{USER_AGENT}"
+    return Target(exact.raw_host or "", place, head)
 
 
 @lru_cache(maxsize=8192)

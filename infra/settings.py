@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from infra.egress_rules import read_exceptions, read_ports, read_proxy
 from schemas.errors import ConfigurationError
 from schemas.subscriptions import MAX_RATE_PER_S, MIN_RATE_PER_S
 
@@ -127,6 +128,24 @@ class Settings(BaseSettings):
     egress_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
         (), description="networks that webhooks may reach although they are not public, comma-separated CIDRs"
     )
+    egress_http: bool = Field(
+        False, description="true: webhooks may go to http:// endpoints too, where anyone on the way can read them"
+    )
+    egress_ports: str = Field(
+        "80,443,8080,8443",
+        description="ports that webhooks may go to, comma-separated, with ranges as 10000-10100; 1-65535 is any",
+    )
+    egress_proxy: SecretStr | None = Field(
+        None,
+        description="proxy that webhooks go through, by HTTP CONNECT: http://host:port or "
+        "http://user:password@host:port; it must refuse private addresses, because where a name leads is then known to "
+        "it alone (addresses that a URL spells out are refused here too)",
+    )
+    egress_no_proxy: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="what is reached without the proxy, comma-separated: host names, .suffixes of names, and CIDRs for "
+        "addresses that a URL spells out",
+    )
     response_keep_bytes: Count = Field(4096, description="bytes of a response's body that are read and kept")
 
     # The world
@@ -151,7 +170,7 @@ class Settings(BaseSettings):
         None, description="OTLP/HTTP base URL that spans are sent to; without it none are made"
     )
 
-    @field_validator("event_bindings", mode="before")
+    @field_validator("event_bindings", "egress_no_proxy", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return _parts(value) if isinstance(value, str) else value
@@ -172,6 +191,37 @@ class Settings(BaseSettings):
             return tuple(ip_network(part) for part in _parts(value))
         except ValueError:  # pydantic's own text speaks of the kinds of networks in turn
             raise PydanticCustomError("networks", "must be networks in CIDR form, as 10.0.0.0/8") from None
+
+    @field_validator("egress_ports")
+    @classmethod
+    def _ports(cls, value: str) -> str:
+        try:
+            read_ports(value)
+        except ValueError:
+            raise PydanticCustomError("ports", "must be ports and ranges of them, as 443,10000-10100") from None
+        return value
+
+    @field_validator("egress_proxy")
+    @classmethod
+    def _proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            if value is not None:
+                read_proxy(value.get_secret_value())
+        except ValueError as fault:
+            raise PydanticCustomError("proxy", "{fault}", {"fault": str(fault)}) from None
+        return value
+
+    @field_validator("egress_no_proxy")
+    @classmethod
+    def _exceptions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            read_exceptions(value)
+        except ValueError:
+            raise PydanticCustomError(
+                "no_proxy",
+                "must be host names, .suffixes of names and CIDRs, as hooks.example,.internal,10.0.0.0/8",
+            ) from None
+        return value
 
 
 def read_settings(**overrides: object) -> Settings:

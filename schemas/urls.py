@@ -1,9 +1,11 @@
-"""What the URL of an endpoint may look like."""
+"""What the URL of an endpoint may look like. Where it may lead is the operator's to say: `infra/egress_rules.py`."""
 
 import ipaddress
 import re
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
+
+import idna
 
 MAX_URL_CHARS: Final = 2048
 
@@ -18,6 +20,8 @@ def url_fault(text: str) -> str | None:
         return f"must be at most {MAX_URL_CHARS} characters"
     # Before parsing: urlsplit drops tabs and line breaks without a word.
     if not _URL.fullmatch(text):
+        if (written := _ascii_host(text)) is not None:
+            return f"must be an ASCII URL: write its host as {written}"
         return "must be an ASCII URL, with spaces and other special characters percent-encoded"
     try:
         parts = urlsplit(text)
@@ -32,7 +36,40 @@ def url_fault(text: str) -> str | None:
         return "must not have a fragment (#…)"
     if not _host_is_sound(parts) or port == 0 or parts.netloc.endswith(":"):
         return "must name a host, and a port from 1 to 65535 if it names one"
+    return punycode_fault(parts.hostname or "")
+
+
+def punycode_fault(host: str) -> str | None:
+    """What is wrong with the labels of `host` that stand for other letters (`xn--…`, RFC 5891 section 5.4).
+
+    Each must decode, and encode to itself again: readers take the others for different names, or for none. One that
+    decodes to ASCII hides a plain name, or the digits of an address.
+    """
+    for label in host.lower().split("."):
+        if label.startswith("xn--") and not _is_a_label(label):
+            return f"must not have {label} in its host, which is not the punycode of any name"
     return None
+
+
+def _is_a_label(label: str) -> bool:
+    try:
+        text = idna.ulabel(label)
+        return not text.isascii() and idna.alabel(text) == label.encode("ascii")
+    except UnicodeError:  # idna's own errors are such
+        return False
+
+
+def _ascii_host(text: str) -> str | None:
+    """How the host of `text` is written in ASCII when it holds other letters, and has such a form (UTS 46)."""
+    try:
+        host = urlsplit(text).hostname or ""
+        if host.isascii() or len(host) > 253:
+            return None
+        written = idna.encode(host, uts46=True).decode("ascii")
+    except ValueError:  # urlsplit's; idna's own errors are UnicodeErrors, and so such
+        return None
+    # Full-width digits and dots come out as plain ones: whoever writes an address like that is not helped to it.
+    return written if any(label.startswith("xn--") for label in written.split(".")) else None
 
 
 def _host_is_sound(parts: SplitResult) -> bool:

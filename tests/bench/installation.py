@@ -11,11 +11,11 @@ from tests.support.postgres import Postgres
 from tests.support.rabbitmq import reset
 from tests.support.system import QUICK, DispatcherProcess, System
 
-# What a test's installation sets otherwise, less the ports, and the network that the receivers are in.
+# What a test's installation sets otherwise, less the ports, and what lets webhooks go to the receivers.
 _DEFAULTS = {
     name: Settings.model_fields[name].default
     for name in QUICK
-    if name not in {"dispatcher_port", "api_port", "egress_allow"}
+    if name not in {"dispatcher_port", "api_port", "egress_allow", "egress_http", "egress_ports"}
 }
 
 

@@ -84,7 +84,8 @@ def _body(answer: Answer, status: int) -> Any:
 
 def api_settings(database_url: str, **given: Any) -> Settings:
     """Settings of an API that listens on a free port, with an encryption key of its own."""
-    values = {"database_url": database_url, "encryption_keys": new_key(), "api_port": 0, "egress_allow": "127.0.0.0/8"}
+    egress = {"egress_allow": "127.0.0.0/8", "egress_http": True, "egress_ports": "1-65535"}
+    values = {"database_url": database_url, "encryption_keys": new_key(), "api_port": 0, **egress}
     return read_settings(**values | given)
 
 

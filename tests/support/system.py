@@ -30,6 +30,9 @@ from tests.support.forked import COME_TO, fork
 from tests.support.points import Point
 from tests.support.waiting import eventually
 
+# Receivers of tests are plain, and listen where there is room.
+ANY_URL: Mapping[str, object] = {"egress_http": True, "egress_ports": "1-65535"}
+
 # Shorter than in production, in the same proportions; long enough for a busy machine of two cores.
 QUICK: Mapping[str, object] = {
     "heartbeat_s": 0.5,
@@ -52,6 +55,7 @@ QUICK: Mapping[str, object] = {
     "api_port": 0,
     "log_level": "warning",
     "egress_allow": "127.0.0.0/8",
+    **ANY_URL,
 }
 
 

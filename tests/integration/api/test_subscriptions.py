@@ -129,20 +129,40 @@ async def test_a_bad_subscription_is_refused_with_the_field_named(api: ApiClient
 async def test_a_url_that_leads_to_a_forbidden_address_is_refused_early_and_says_what_would_allow_it(
     api: ApiClient,
 ) -> None:
-    cases: list[str] = [
-        "http://169.254.169.254/latest",
-        "http://10.0.0.1",
-        "http://0x7f.1/",
-        "http://[::1]:80/",
-        "http://2130706433",
+    cases: list[tuple[str, str]] = [
+        ("http://169.254.169.254/latest", "HOOKHARE_EGRESS_ALLOW"),
+        ("http://10.0.0.1", "HOOKHARE_EGRESS_ALLOW"),
+        ("http://[::1.2.3.4]:80/", "HOOKHARE_EGRESS_ALLOW"),
+        ("http://[64:ff9b::10.0.0.1]/", "HOOKHARE_EGRESS_ALLOW"),
+        ("http://0x7f.1/", "four decimal numbers"),
+        ("http://2130706433", "four decimal numbers"),
+        ("https://xn--a.example/", "xn--a in its host, which is not the punycode of any name"),
+        ("https://bücher.example/", "write its host as xn--bcher-kva.example"),
+        ("https://①②⑦.0.0.1/", "must be an ASCII URL, with"),
     ]
-    for url in cases:
+    for url, told in cases:
         for answer in (
             await api.call("POST", SUBSCRIPTIONS, WANTED | {"url": url}),
             await api.call("PATCH", f"{SUBSCRIPTIONS}/{(await _create(api))['id']}", {"url": url}),
         ):
             assert answer.status == 400
-            assert "HOOKHARE_EGRESS_ALLOW" in answer.fields["url"]
+            assert told in answer.fields["url"]
+
+
+async def test_what_an_operator_has_not_allowed_is_refused_early_all_at_once(settings: Settings, store: Store) -> None:
+    defaults = {name: Settings.model_fields[name].default for name in ("egress_allow", "egress_http", "egress_ports")}
+    async with running_api(settings.model_copy(update=defaults), store) as api:
+        answer = await api.call("POST", SUBSCRIPTIONS, WANTED | {"url": "http://localhost:3000/hook"})
+        assert answer.status == 400
+        assert answer.fields["url"] == (
+            "must lead to a public address: localhost is this machine, and 127.0.0.1 is a loopback address; "
+            "an operator may allow its network with HOOKHARE_EGRESS_ALLOW; and "
+            "must begin with https://, because http:// sends events in the clear; "
+            "an operator may allow it with HOOKHARE_EGRESS_HTTP=true; and "
+            "must have a port that webhooks may go to (80, 443, 8080, 8443), and not 3000; "
+            "an operator may allow it with HOOKHARE_EGRESS_PORTS"
+        )
+        assert (await _create(api, url="https://hooks.example:8443/"))["url"] == "https://hooks.example:8443/"
 
 
 async def test_an_address_that_the_operator_allows_is_taken(api: ApiClient) -> None:

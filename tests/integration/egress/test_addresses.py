@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from infra import egress as module
+from infra import egress_connector
 from infra.addresses import Network
 from infra.egress import Egress, open_egress
 from infra.settings import Settings, read_settings
@@ -14,9 +14,10 @@ from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support.certificates import NO_TLS
 from tests.support.nameserver import SILENCE, name_server
 from tests.support.receivers import Receiver
+from tests.support.system import ANY_URL
 
-LOOPBACK = read_settings(egress_allow="127.0.0.0/8")
-NOTHING = read_settings(egress_allow="")
+LOOPBACK = read_settings(egress_allow="127.0.0.0/8", **ANY_URL)
+NOTHING = read_settings(egress_allow="", **ANY_URL)
 
 
 async def post(egress: Egress, url: str, timeout_s: float = 2.0) -> AttemptResult:
@@ -71,7 +72,6 @@ async def test_allowing_loopback_allows_nothing_else(host: str) -> None:
     assert result.failure is Failure.FORBIDDEN_ADDRESS
     assert host.strip("[]") in result.reason or "::ffff:a9fe:a9fe" in result.reason
     assert "HOOKHARE_EGRESS_ALLOW" in result.reason
-    assert result.remote_address is not None
 
 
 async def test_what_an_operator_allows_is_reached(receiver: Receiver) -> None:
@@ -117,7 +117,7 @@ async def test_a_name_with_very_many_addresses_is_not_tried_for_each(monkeypatch
         judged.append(address)
         return "forbidden"
 
-    monkeypatch.setattr(module, "forbidden_reason", count)
+    monkeypatch.setattr(egress_connector, "forbidden_reason", count)
     async with resolving(LOOPBACK, crowd=[f"10.0.0.{last}" for last in range(1, 61)]) as egress:
         result = await post(egress, "http://crowd.test/")
     assert isinstance(result, NoAnswer)

@@ -25,8 +25,9 @@ from tests.support.certificates import NO_TLS, self_signed, server_tls
 from tests.support.hostile import Hostile, Script, hostile
 from tests.support.nameserver import SILENCE, name_server
 from tests.support.receivers import Behaviour, Receiver
+from tests.support.system import ANY_URL
 
-SETTINGS = read_settings(egress_allow="127.0.0.0/8", response_keep_bytes=64)
+SETTINGS = read_settings(egress_allow="127.0.0.0/8", **ANY_URL, response_keep_bytes=64)
 SLOW_S: Final = 0.2
 SLOW_MS: Final = 190  # less what a clock may round
 NAMES: Final = {"hooks.test": ["127.0.0.1"], "silent.test": SILENCE}

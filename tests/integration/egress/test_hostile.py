@@ -16,9 +16,10 @@ from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from tests.support import hostile as scripts
 from tests.support.certificates import NO_TLS
 from tests.support.hostile import Hostile, Script, connections_end, hostile
+from tests.support.system import ANY_URL
 
 KEEP_BYTES: Final = 64
-SETTINGS = read_settings(egress_allow="127.0.0.0/8", response_keep_bytes=KEEP_BYTES)
+SETTINGS = read_settings(egress_allow="127.0.0.0/8", **ANY_URL, response_keep_bytes=KEEP_BYTES)
 DEADLINE_S: Final = 1.0
 # Slack for a busy machine. What does not keep to its deadline hangs for good, or for many seconds.
 LATE_S: Final = 3.0

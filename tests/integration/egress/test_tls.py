@@ -19,8 +19,9 @@ from tests.support import hostile as scripts
 from tests.support.certificates import self_signed, server_tls
 from tests.support.hostile import Hostile, connections_end, hostile
 from tests.support.nameserver import name_server
+from tests.support.system import ANY_URL
 
-SETTINGS = read_settings(egress_allow="127.0.0.0/8")
+SETTINGS = read_settings(egress_allow="127.0.0.0/8", **ANY_URL)
 NAMES = {"hooks.test": ["127.0.0.1"], "other.test": ["127.0.0.1"]}
 
 
