@@ -120,7 +120,7 @@ class EgressConnector(aiohttp.TCPConnector):
     async def _tunnel(self, proxy: OutboundProxy, authority: str) -> asyncio.Transport:
         """A connection to `authority` through `proxy`, with nothing read from it yet."""
         attempt = ATTEMPT.get()
-        attempt.proxy = f"{proxy.host}:{proxy.port}"
+        attempt.proxy = printable_address((proxy.host, proxy.port))
         try:
             found = await self._resolve_host(proxy.host, proxy.port)
         except OSError as error:
@@ -133,6 +133,8 @@ class EgressConnector(aiohttp.TCPConnector):
         except BaseException:
             transport.abort()
             raise
+        if transport.is_closing():
+            raise ProxyFailure(Failure.CONNECT, f"the outbound proxy closed its connection to {authority}")
         return transport
 
     async def _reach(self, proxy: OutboundProxy, found: Sequence[ResolveResult]) -> tuple[asyncio.Transport, Tunnel]:

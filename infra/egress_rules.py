@@ -12,7 +12,7 @@ from ipaddress import IPv6Address, ip_network
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
 
-from infra.addresses import Network, is_within, refused_host
+from infra.addresses import Network, is_within, refused_host, refused_notation
 from schemas.urls import url_fault
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def read_proxy(url: str) -> OutboundProxy:
         raise _no_proxy_url() from None
     beyond = parts.path not in {"", "/"} or parts.query or parts.fragment
     if parts.scheme != "http" or not host or not port or beyond or not (url.isascii() and url.isprintable()):
+        raise _no_proxy_url()
+    if refused_notation(host) is not None or url_fault(f"http://{parts.netloc.rpartition('@')[2]}") is not None:
         raise _no_proxy_url()
     if "@" not in parts.netloc:
         return OutboundProxy(host, port)

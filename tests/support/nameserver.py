@@ -1,4 +1,5 @@
-"""A name server on loopback for a test: the names that it is told, NXDOMAIN for the others, silence where wanted."""
+"""A name server on loopback for a test: the names that it is told, NXDOMAIN for the others, silence and changes of mind
+where wanted."""
 
 import asyncio
 import struct
@@ -13,8 +14,25 @@ _TYPES: Final = {4: 1, 6: 28}  # A, AAAA
 _NXDOMAIN: Final = 3
 
 
+class Changing:
+    """A name whose IPv4 addresses are the next ones at each question, in turn, again and again."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self._answers = answers
+        self.asked = 0
+
+    def next(self, kind: int) -> Sequence[str]:
+        if kind != _TYPES[4]:
+            return ()
+        self.asked += 1
+        return self._answers[(self.asked - 1) % len(self._answers)]
+
+
+Names = Mapping[str, Sequence[str] | Changing]
+
+
 class _NameServer(asyncio.DatagramProtocol):
-    def __init__(self, names: Mapping[str, Sequence[str]], delay_s: float) -> None:
+    def __init__(self, names: Names, delay_s: float) -> None:
         self._names = names
         self._delay_s = delay_s
         self._transport: asyncio.DatagramTransport | None = None
@@ -30,6 +48,8 @@ class _NameServer(asyncio.DatagramProtocol):
         question = data[12 : position + 5]
         (kind,) = struct.unpack(">H", data[position + 1 : position + 3])
         addresses = self._names.get(".".join(labels).lower())
+        if isinstance(addresses, Changing):
+            addresses = addresses.next(kind)
         if addresses is SILENCE:
             return
         packed = [ip_address(one).packed for one in addresses or () if _TYPES[ip_address(one).version] == kind]
@@ -41,7 +61,7 @@ class _NameServer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def name_server(names: Mapping[str, Sequence[str]], *, delay_s: float = 0) -> AsyncIterator[str]:
+async def name_server(names: Names, *, delay_s: float = 0) -> AsyncIterator[str]:
     """Serve `names`, each answer after `delay_s`; yields `host:port` as `open_egress` takes it.
 
     What is added to `names` later is served too.

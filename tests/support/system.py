@@ -130,9 +130,9 @@ class System:
         return {**theirs, **ours}
 
     @asynccontextmanager
-    async def api(self) -> AsyncIterator[Api]:
+    async def api(self, **changes: object) -> AsyncIterator[Api]:
         """A running API, and a client of it with an admin key."""
-        settings = self.settings()
+        settings = self.settings(**changes)
         async with open_store(settings) as store, store.transaction() as connection:
             key, _ = await api_keys.create(connection, "test")
         async with (

@@ -18,3 +18,10 @@ def settings(database_url: str) -> Settings:
 async def api(settings: Settings, store: Store) -> AsyncIterator[ApiClient]:
     async with running_api(settings, store) as client:
         yield client
+
+
+@pytest.fixture
+async def strict_api(database_url: str, store: Store) -> AsyncIterator[ApiClient]:
+    """One whose operator allows http:// and every port, and no network that is not public."""
+    async with running_api(api_settings(database_url, egress_allow=""), store) as client:
+        yield client

@@ -11,8 +11,10 @@ from infra.addresses import Network
 from infra.egress import Egress, open_egress
 from infra.settings import Settings, read_settings
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
+from tests.support import hostile as scripts
 from tests.support.certificates import NO_TLS
-from tests.support.nameserver import SILENCE, name_server
+from tests.support.hostile import Hostile, hostile
+from tests.support.nameserver import SILENCE, Changing, name_server
 from tests.support.receivers import Receiver
 from tests.support.system import ANY_URL
 
@@ -25,7 +27,7 @@ async def post(egress: Egress, url: str, timeout_s: float = 2.0) -> AttemptResul
 
 
 @asynccontextmanager
-async def resolving(settings: Settings, **names: Sequence[str]) -> AsyncIterator[Egress]:
+async def resolving(settings: Settings, **names: Sequence[str] | Changing) -> AsyncIterator[Egress]:
     """An egress that asks a name server which knows `names` (as `name.test`)."""
     async with AsyncExitStack() as stack:
         served = {f"{name}.test": addresses for name, addresses in names.items()}
@@ -151,3 +153,102 @@ async def test_a_slow_name_does_not_keep_others_waiting(receiver: Receiver) -> N
         for task in slow:
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
+
+
+@asynccontextmanager
+async def two_neighbours() -> AsyncIterator[tuple[Hostile, Hostile]]:
+    """A server on 127.0.0.1, which the tests here allow, and one on the same port of 127.0.0.2, which they do not."""
+
+    async def answer(it: Hostile, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await it.request(reader)
+            await it.send(writer, scripts.OK)
+
+    async with hostile(answer) as allowed:
+        forbidden = Hostile(port=allowed.port)
+
+        async def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            forbidden.connections += 1
+            writer.transport.abort()
+
+        server = await asyncio.start_server(come, "127.0.0.2", allowed.port)
+        try:
+            yield allowed, forbidden
+        finally:
+            server.close()
+
+
+ONE = read_settings(egress_allow="127.0.0.1/32", **ANY_URL)
+
+
+async def test_a_name_that_changes_its_answer_is_connected_to_where_it_was_checked() -> None:
+    """Each look-up gets the other answer: were an answer checked, and another one connected to, it would show."""
+    name = Changing(["127.0.0.1"], ["127.0.0.2"])
+    async with two_neighbours() as (allowed, forbidden), resolving(ONE, rebinding=name) as egress:
+        results = []
+        for _ in range(10):
+            egress._connector.clear_dns_cache()  # as time would
+            result = await post(egress, f"http://rebinding.test:{allowed.port}/")
+            results.append(result)
+            egress._connector._conns.clear()  # as time would
+        reached = [one.remote_address for one in results if isinstance(one, Answered)]
+        refused = [one.reason for one in results if isinstance(one, NoAnswer)]
+    assert name.asked == 10
+    assert reached == [f"127.0.0.1:{allowed.port}"] * 5
+    assert len(refused) == 5
+    assert all(reason.startswith("rebinding.test leads to a forbidden address: 127.0.0.2 is") for reason in refused)
+    assert forbidden.connections == 0
+
+
+async def test_a_connection_that_is_kept_goes_only_where_it_was_allowed_to() -> None:
+    """Kept, it may be used although its name leads elsewhere by now; what is forbidden never gets one to keep."""
+    names: dict[str, Sequence[str]] = {"moving.test": ["127.0.0.1"], "never.test": ["127.0.0.2"]}
+    async with AsyncExitStack() as stack:
+        allowed, forbidden = await stack.enter_async_context(two_neighbours())
+        server = await stack.enter_async_context(name_server(names))
+        egress = await stack.enter_async_context(open_egress(ONE, tls=NO_TLS, nameservers=[server]))
+        moving, never = (f"http://{name}.test:{allowed.port}/" for name in ("moving", "never"))
+        assert isinstance(await post(egress, moving), Answered)
+        names["moving.test"] = ["127.0.0.2"]
+        egress._connector.clear_dns_cache()  # as time would
+        kept = await post(egress, moving)
+        assert isinstance(kept, Answered)
+        assert kept.remote_address == f"127.0.0.1:{allowed.port}"
+        assert allowed.connections == 1
+        refused = [await post(egress, never)]  # a connection to its port is kept, but it is another name's
+        kept_ones = [await post(egress, moving) for _ in range(2)]
+        egress._connector._conns.clear()  # as time would
+        refused.append(await post(egress, moving))
+    assert all(isinstance(one, Answered) for one in kept_ones)
+    assert [one.failure for one in refused if isinstance(one, NoAnswer)] == [Failure.FORBIDDEN_ADDRESS] * 2
+    assert forbidden.connections == 0
+    assert allowed.connections == 1
+
+
+TIGHT = read_settings(egress_allow="127.0.0.0/8")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (
+            "http://127.0.0.1:8080/",
+            "must begin with https://, because http:// sends events in the clear; an",
+        ),
+        (
+            "https://127.0.0.1:{port}/",
+            "must have a port that webhooks may go to (80, 443, 8080, 8443), and not {port}",
+        ),
+        ("https://xn--a.test/", "must not have xn--a in its host, which is not the punycode of any name"),
+        ("https://hooks.test/#part", "must not have a fragment"),
+        ("https://me@127.0.0.1/", "must not hold a user name or password"),
+    ],
+)
+async def test_the_rules_are_asked_at_each_request(url: str, told: str, receiver: Receiver) -> None:
+    """A subscription may be older than the setting."""
+    async with open_egress(TIGHT, tls=NO_TLS) as egress:
+        result = await post(egress, url.format(port=receiver.port))
+    assert isinstance(result, NoAnswer)
+    assert result.failure is Failure.FORBIDDEN_ADDRESS
+    assert result.reason.startswith(f"the URL {told.format(port=receiver.port)}")
+    assert not receiver.requests

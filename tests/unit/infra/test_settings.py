@@ -31,6 +31,48 @@ def test_networks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_settings(egress_allow=networks).egress_allow == networks
 
 
+PORTS = "HOOKHARE_EGRESS_PORTS: must be ports and ranges of them, as 443,10000-10100"
+PROXY = "HOOKHARE_EGRESS_PROXY: must be http://host:port or http://user:password@host:port"
+EXCEPTIONS = (
+    "HOOKHARE_EGRESS_NO_PROXY: must be host names, .suffixes of names and CIDRs, as hooks.example,.internal,10.0.0.0/8"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        *(
+            ("egress_ports", one, PORTS)
+            for one in ("0", "65536", "x", "443-", "-443", "9-8", "1-2-3", ",", "٤٤٣", "+1")
+        ),
+        *(
+            ("egress_proxy", f"{one}", PROXY)
+            for one in (
+                *("proxy", "proxy:3128", "https://proxy:3128", "socks5://proxy:1080", "http://proxy", "http://:3128"),
+                *(
+                    "http://u:hunter2@proxy",
+                    "http://u:hunter2@proxy:x",
+                    "http://u:hunter2@proxy:1/hunter2",
+                    "http://[::1",
+                ),
+                *("http://127.1:3128", "http://u:hunter2@proxy:1?x", "http://pröxy:3128", "http://a b:1"),
+            )
+        ),
+        *(
+            ("egress_no_proxy", one, EXCEPTIONS)
+            for one in ("*", "a b", "http://a", "a:80", "a/b", "10.0.0.1/8", "bücher.de")
+        ),
+    ],
+)
+def test_egress_settings_that_are_wrong_are_told_without_their_value(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"HOOKHARE_{name.upper()}", value)
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert str(caught.value) == told
+
+
 def test_each_variable_at_fault_is_named_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_settings(event_bindings=(1, 2), prefetch=0, api_port="x")
