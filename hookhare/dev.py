@@ -51,7 +51,7 @@ class DevServer:
 
 
 def dev_settings(settings: Settings) -> Settings:
-    """The settings of the embedded mode: webhooks may go to loopback.
+    """The settings of the embedded mode: webhooks may go to loopback, and not through a proxy.
 
     Where nothing else is set, they may go to any port over plain HTTP, as receivers under development are, logs are for
     a person, and the dispatcher's metrics take a free port, since 9090 is often Prometheus's own.
@@ -59,7 +59,9 @@ def dev_settings(settings: Settings) -> Settings:
     changes: dict[str, object] = {"log_format": "console", "dispatcher_port": 0}
     changes |= {"egress_http": True, "egress_ports": "1-65535"}
     changes = {name: value for name, value in changes.items() if name not in settings.model_fields_set}
-    return settings.model_copy(update={**changes, "egress_allow": (*settings.egress_allow, *_LOOPBACK)})
+    changes["egress_allow"] = (*settings.egress_allow, *_LOOPBACK)
+    changes["egress_no_proxy"] = (*settings.egress_no_proxy, "localhost", *map(str, _LOOPBACK))
+    return settings.model_copy(update=changes)
 
 
 @asynccontextmanager

@@ -96,6 +96,12 @@ class EgressConnector(aiohttp.TCPConnector):
         handler: type[ResponseHandler] = Handler
         self._factory = partial(handler, loop=asyncio.get_running_loop())
         self._rules = rules
+        self._asking: set[asyncio.Transport] = set()  # connections to the proxy that are no tunnel yet
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        for transport in self._asking:
+            transport.abort()
+        await super().close(abort_ssl=abort_ssl)
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
@@ -127,12 +133,15 @@ class EgressConnector(aiohttp.TCPConnector):
             reason = f"the outbound proxy {attempt.proxy} does not resolve: {system_words(error)}"
             raise ProxyFailure(Failure.INTERNAL, reason) from error
         transport, tunnel = await self._reach(proxy, found)
+        self._asking.add(transport)
         try:
             tunnel.ask(authority, proxy.authorization)
             await tunnel.opened
         except BaseException:
             transport.abort()
             raise
+        finally:
+            self._asking.discard(transport)
         if transport.is_closing():
             raise ProxyFailure(Failure.CONNECT, f"the outbound proxy closed its connection to {authority}")
         return transport

@@ -273,6 +273,20 @@ async def test_a_proxy_that_hangs_ends_at_the_deadline(scheme: str) -> None:
         await connections_end(proxy.port)
 
 
+async def test_closing_while_a_proxy_hangs_is_a_value() -> None:
+    async with connect_proxy(answer=b"") as proxy:
+
+        async def asked() -> bool:
+            return bool(proxy.heads)
+
+        async with through(proxy.url()) as egress:
+            task = asyncio.create_task(post(egress, "http://hooks.example/", timeout_s=30))
+            await eventually(asked)
+        result = await asyncio.wait_for(task, 2)
+    assert isinstance(result, NoAnswer)
+    assert (result.failure, result.reason) == (Failure.INTERNAL, "the dispatcher is stopping")
+
+
 async def test_an_endpoint_that_hangs_behind_a_proxy_ends_at_the_deadline() -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(hostile(scripts.accepts_and_hangs))
