@@ -18,6 +18,7 @@ from infra.store.store import Store
 from schemas.deliveries import Failure, NoAnswer
 from tests.support.receivers import Behaviour, Receiver
 from tests.support.seed import Seed
+from tests.support.system import ANY_URL
 
 ORIGIN = "hookhare.example"  # as of the fixture `index`
 CONSENT = {"WebHook-Allowed-Origin": ORIGIN, "WebHook-Allowed-Rate": "120"}
@@ -25,7 +26,7 @@ CONSENT = {"WebHook-Allowed-Origin": ORIGIN, "WebHook-Allowed-Rate": "120"}
 
 @pytest.fixture
 async def egress() -> AsyncIterator[Egress]:
-    async with open_egress(read_settings(egress_allow="127.0.0.0/8")) as opened:
+    async with open_egress(read_settings(egress_allow="127.0.0.0/8", **ANY_URL)) as opened:
         yield opened
 
 
