@@ -33,6 +33,7 @@ MARKED: Final[Mapping[str, tuple[str, ...]]] = {
     "Settings.broker_url": ("the password of the broker's URL", "the password of a broker that refuses"),
     "Settings.database_url": ("the password of the database's URL", "the password of a database that is away"),
     "Settings.encryption_keys": ("the first encryption key", "the second encryption key"),
+    "Settings.egress_proxy": ("the password of the outbound proxy",),
     "Settings.otlp_endpoint": ("the password of the collector's URL",),
     "SubscriptionCreate.secret": ("a given whsec_", "a given whsk_", "a given text", "a whsec_ that is refused"),
     "SecretRotation.secret": ("a whsec_ rotated to", "a text rotated to", "a whsec_ rotated to and refused"),
@@ -42,7 +43,7 @@ MARKED: Final[Mapping[str, tuple[str, ...]]] = {
 OTHERS: Final = frozenset({MADE, "the admin key", "an admin key that is none"})
 HMAC: Final[Mapping[str, object]] = {"scheme": "hmac", "algorithm": "sha256", "header": "X-Signature"}
 ONCE: Final[Mapping[str, object]] = {"delays_s": []}
-OUTCOMES: Final = {"delivered": 4, "dead": 4}
+OUTCOMES: Final = {"delivered": 4, "dead": 5}
 # What would be in a log if the net at its end had caught something: nothing may have come so far.
 CAUGHT: Final = (b"whsec_***", b"whsk_***", b":***@")
 
@@ -156,6 +157,7 @@ async def subscribe(api: Api, receiver: Receiver, canaries: Canaries) -> dict[st
         "slow": await api.subscribe(slow, headers=headers, retry_policy=ONCE, timeout_s=1),
         "no tls": await api.subscribe(no_tls, headers=headers, retry_policy=ONCE),
         "nobody": await api.subscribe("http://127.0.0.1:9/", headers=headers, retry_policy=ONCE),
+        "proxied": await api.subscribe("http://proxied.example/", headers=headers, retry_policy=ONCE),
         "operational": await api.subscribe(receiver.url("/operational"), "hookhare.#"),
     }
 

@@ -77,7 +77,10 @@ class MarkedInstallation:
         self.keys = [canaries.add(f"the {place} encryption key", new_key()) for place in ("first", "second")]
         self._folder = folder
         collects = canaries.text("the password of the collector's URL")
+        proxy = canaries.text("the password of the outbound proxy")
         changes: dict[str, object] = {
+            "egress_proxy": f"http://canary:{quote(proxy, safe='')}@127.0.0.1:9",  # nobody is there
+            "egress_no_proxy": "127.0.0.0/8",
             "encryption_keys": ",".join(self.keys),
             "database_url": with_password(system.database_url, canaries.text("the password of the database's URL")),
             "broker_url": broker_url,
