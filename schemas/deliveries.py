@@ -30,6 +30,7 @@ class Failure(StrEnum):
     TLS = "tls"  # handshake or certificate
     FORBIDDEN_ADDRESS = "forbidden_address"  # the egress guard refused where it would have gone
     DISCONNECTED = "disconnected"  # the connection ended before a whole answer
+    AUTH = "auth"  # the endpoint wants an access token, and none could be had for it
     INVALID_RESPONSE = "invalid_response"  # what came is not HTTP
     HANDSHAKE = "handshake"  # asked before anything was sent, the endpoint did not agree to take deliveries
     INTERNAL = "internal"  # our own fault; the reason says what

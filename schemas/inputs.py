@@ -28,7 +28,11 @@ class Tags:
     EXPONENTIAL = "<exponential policy>"
     STANDARD = "<standard signature>"
     HMAC = "<hmac signature>"
-    ALL = frozenset({LIST, EXPONENTIAL, STANDARD, HMAC})
+    BASIC = "<basic auth>"
+    BEARER = "<bearer auth>"
+    API_KEY = "<api_key auth>"
+    OAUTH2 = "<oauth2 auth>"
+    ALL = frozenset({LIST, EXPONENTIAL, STANDARD, HMAC, BASIC, BEARER, API_KEY, OAUTH2})
 
 
 def read_input(model: type[Model], data: object) -> Model:

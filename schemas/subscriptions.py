@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.destination_auth import AnyAuth, Tls
 from schemas.errors import SecretUnreadable
 from schemas.events import DEFAULT_TENANT
 from schemas.fields import MAX_TYPE_BYTES, WORD, description_fault, tenant_fault
@@ -264,6 +265,8 @@ class SubscriptionCreate(Input):
     signature: AnySignature = DEFAULT_SIGNATURE
     handshake: Handshake = False
     secret: SecretStr | None = None
+    auth: AnyAuth | None = None
+    tls: Tls | None = None
 
     @field_validator("secret")
     @classmethod
@@ -300,6 +303,8 @@ class SubscriptionPatch(Input):
     signature: AnySignature | None = None
     handshake: Handshake | None = None
     state: State | None = None
+    auth: AnyAuth | None = None  # null takes it away
+    tls: Tls | None = None  # as well
 
     @field_validator(*_NEVER_NULL, mode="before")
     @classmethod
