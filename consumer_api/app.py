@@ -14,7 +14,7 @@ from infra.settings import Settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 
-# Around the data of an event, or for everything else: a subscription at all its limits is below 40 KiB.
+# Around the data of an event, or for everything else: a subscription at all its limits is below 110 KiB.
 _ENVELOPE_BYTES: Final = 131_072
 
 

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,9 @@ from infra.store.deliveries import DeliveryRow
 from infra.store.history import AttemptRow, EventRow
 from infra.store.replays import ReplayRow
 from infra.store.subscriptions import SubscriptionRow
+from schemas.certificates import describe_certificates
 from schemas.deliveries import Timings
+from schemas.destination_auth import Auth, Tls, shown_auth
 from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, key_time, public_id
 from schemas.subscription_headers import REDACTED, Header
 
@@ -35,6 +37,8 @@ class Opened:
 
     headers: Mapping[str, Header]
     secrets: tuple[ShownSecret, ...]
+    auth: Auth | None = None
+    tls: Tls | None = None
 
 
 def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, Any]:
@@ -52,6 +56,8 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
         "streak": {"failures": row.failures, "failing_since": row.failing_since},
         "headers": None if opened is None else {name: _header(one) for name, one in opened.headers.items()},
         "secrets": None if opened is None else [_secret_view(one) for one in opened.secrets],
+        "auth": None if opened is None or opened.auth is None else shown_auth(opened.auth),
+        "tls": None if opened is None or opened.tls is None else tls_view(opened.tls),
         "decryptable": opened is not None,
         "retry_policy": {"max_age_s": None} | row.retry_policy,
         "timeout_s": row.timeout_s,
@@ -79,6 +85,15 @@ def _secret_view(secret: ShownSecret) -> dict[str, Any]:
     if secret.public_key is not None:
         shown["public_key"] = secret.public_key
     return shown if secret.text is None else shown | {"secret": secret.text}
+
+
+def tls_view(tls: Tls) -> dict[str, Any]:
+    """Which certificates there are, by what can be compared with the files that they came from; no key."""
+    return {
+        "client_certificate": _certificates(tls.client_certificate),
+        "client_key": None if tls.client_key is None else REDACTED,
+        "ca": _certificates(tls.ca),
+    }
 
 
 def event_view(row: EventRow) -> dict[str, Any]:
@@ -185,6 +200,10 @@ def replay_view(row: ReplayRow) -> dict[str, Any]:
         "created_at": row.created_at,
         "ended_at": row.ended_at,
     }
+
+
+def _certificates(pem: str | None) -> list[dict[str, Any]] | None:
+    return None if pem is None else [asdict(one) for one in describe_certificates(pem)]
 
 
 def _moments(stored: dict[str, Any], *names: str) -> dict[str, datetime]:

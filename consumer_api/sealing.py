@@ -1,11 +1,14 @@
-"""A subscription's secrets and headers: encrypted for the store, and as much of them as may be shown."""
+"""A subscription's secrets, headers and credentials: encrypted for the store, and as much of them as may be shown."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import orjson
+
 from consumer_api.presentation import Opened, ShownSecret
 from infra.crypto import Vault
 from infra.store.subscriptions import SubscriptionRow
+from schemas.destination_auth import Auth, Tls, read_auth, read_tls, write_auth, write_tls
 from schemas.errors import SecretUnreadable
 from schemas.formats import Kind, read_signature
 from schemas.signatures import Ed25519Key, parse_secret, public_key
@@ -24,6 +27,14 @@ def seal_headers(vault: Vault, headers: Mapping[str, HeaderInput]) -> bytes | No
     return vault.encrypt(encode_headers({name: one.header() for name, one in headers.items()}))
 
 
+def seal_auth(vault: Vault, auth: Auth | None) -> bytes | None:
+    return None if auth is None else vault.encrypt(orjson.dumps(write_auth(auth)))
+
+
+def seal_tls(vault: Vault, tls: Tls | None) -> bytes | None:
+    return None if tls is None else vault.encrypt(orjson.dumps(write_tls(tls)))
+
+
 def live_secrets(vault: Vault, row: SubscriptionRow, now: datetime) -> list[Secret]:
     """The secrets that have not expired, newest first, those that do not sign now among them.
 
@@ -37,11 +48,13 @@ def opened(vault: Vault, row: SubscriptionRow, now: datetime, *, new: Sequence[S
     try:
         live = live_secrets(vault, row, now)
         headers = {} if row.headers is None else decode_headers(vault.decrypt(row.headers))
+        auth = None if row.auth is None else read_auth(vault.decrypt(row.auth))
+        tls = None if row.tls is None else read_tls(vault.decrypt(row.tls))
     except SecretUnreadable:
         return None
     texts = {secret.text for secret in new}
     signs = signing(live, read_signature(row.signature))
-    return Opened(headers, tuple(_shown(secret, secret.text in texts) for secret in signs))
+    return Opened(headers, tuple(_shown(secret, secret.text in texts) for secret in signs), auth, tls)
 
 
 def _shown(secret: Secret, is_new: bool) -> ShownSecret:

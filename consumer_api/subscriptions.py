@@ -11,20 +11,22 @@ from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import SETTINGS, STORE, VAULT
+from consumer_api.destinations import check_certificates, check_together
 from consumer_api.errors import conflict, not_found
 from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, replay_view, subscription_view
 from consumer_api.queries import Recovery, SecretRotation, SubscriptionsQuery
 from consumer_api.reading import path_id, read_json, read_query
-from consumer_api.sealing import live_secrets, opened, seal_headers, seal_secrets
+from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
 from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
 from consumer_api.tracing import callers_traceparent
 from infra.egress_rules import EgressRules
 from infra.settings import Settings
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
+from schemas.destination_auth import OAuth2Auth
 from schemas.errors import InvalidInput, SecretUnreadable
-from schemas.formats import Format, Signature, read_signature, request_problems, write_signature
+from schemas.formats import Format, Signature, read_signature, write_signature
 from schemas.ids import SUBSCRIPTION
 from schemas.subscriptions import (
     RateLimitInput,
@@ -54,9 +56,17 @@ async def create(request: web.Request) -> web.Response:
     """201 with the secrets, which are shown here and never again. Events published from now on reach it."""
     wanted = await read_json(request, SubscriptionCreate)
     vault = request.app[VAULT]
-    _check_host(wanted.url, request.app[SETTINGS])
+    await _check(wanted, request.app[SETTINGS])
     secrets = first_secrets(wanted.signature, wanted.secret)
-    _check_whole(wanted.format, wanted.signature, wanted.handshake, tuple(wanted.headers))
+    check_together(
+        url=wanted.url,
+        format=wanted.format,
+        signature=wanted.signature,
+        handshake=wanted.handshake,
+        header_names=tuple(wanted.headers),
+        auth=wanted.auth,
+        tls=wanted.tls,
+    )
     async with request.app[STORE].transaction() as conn:
         row = await subscriptions.create(
             conn,
@@ -73,6 +83,8 @@ async def create(request: web.Request) -> web.Response:
             format=wanted.format,
             signature=write_signature(wanted.signature),
             handshake=wanted.handshake,
+            auth=seal_auth(vault, wanted.auth),
+            tls=seal_tls(vault, wanted.tls),
             **_rate(wanted.rate_limit),
         )
     view = _view(request, row, new=secrets)
@@ -95,19 +107,28 @@ async def get(request: web.Request) -> web.Response:
 
 
 async def patch(request: web.Request) -> web.Response:
-    """Change what is given, in force once this answers, also for retries that wait. `headers` replaces them all.
+    """Change what is given, in force once this answers, also for retries that wait. It replaces all that there was: of
+    `headers`, `auth` and `tls` nothing is kept.
 
     The secrets that a changed signature needs are made, and shown here and never again.
     """
     subscription_id = _id(request)
     wanted = await read_json(request, SubscriptionPatch)
-    if wanted.url is not None:
-        _check_host(wanted.url, request.app[SETTINGS])
+    await _check(wanted, request.app[SETTINGS])
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
         row, new = _signable(request, _patched(request, row, wanted), wanted.signature)
-        names = _header_names(request, row) if wanted.headers is None else tuple(wanted.headers)
-        _check_whole(Format(row.format), read_signature(row.signature), row.handshake, names)
+        # Of a row that cannot be decrypted nothing is sent; what is given is checked by itself.
+        known = opened(request.app[VAULT], row, datetime.now(UTC)) or wanted
+        check_together(
+            url=row.url,
+            format=Format(row.format),
+            signature=read_signature(row.signature),
+            handshake=row.handshake,
+            header_names=tuple(known.headers or ()),
+            auth=known.auth,
+            tls=known.tls,
+        )
         row = await subscriptions.save(conn, row)
     return json_answer(_view(request, row, new=new))
 
@@ -188,6 +209,10 @@ def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPat
         changes["signature"] = write_signature(wanted.signature)
     if wanted.headers is not None:
         changes["headers"] = seal_headers(request.app[VAULT], wanted.headers)
+    if "auth" in changes:
+        changes["auth"] = seal_auth(request.app[VAULT], wanted.auth)
+    if "tls" in changes:
+        changes["tls"] = seal_tls(request.app[VAULT], wanted.tls)
     if wanted.state is not None and wanted.state != row.state:
         changes["state_reason"] = subscriptions.STATE_REASONS[wanted.state]
     values: dict[str, Any] = changes
@@ -210,23 +235,20 @@ def _signable(
     return replace(row, secrets=seal_secrets(vault, [*new, *known])), new
 
 
-def _check_whole(format: Format, signature: Signature, handshake: bool, header_names: Sequence[str]) -> None:  # noqa: A002
-    """Raise InvalidInput for what of a whole subscription does not go together."""
-    if problems := request_problems(format=format, signature=signature, handshake=handshake, header_names=header_names):
-        raise InvalidInput(problems)
-
-
-def _header_names(request: web.Request, row: SubscriptionRow) -> Sequence[str]:
-    """None of a row that cannot be decrypted: nothing is sent by it."""
-    shown = opened(request.app[VAULT], row, datetime.now(UTC))
-    return () if shown is None else tuple(shown.headers)
-
-
 def _rate(limit: RateLimitInput | None) -> dict[str, Any]:
     """The columns of a rate limit."""
     if limit is None:
         return {"rate_per_s": None, "rate_burst": None}
     return {"rate_per_s": limit.requests_per_s, "rate_burst": limit.burst}
+
+
+async def _check(wanted: SubscriptionCreate | SubscriptionPatch, settings: Settings) -> None:
+    """Raises InvalidInput for what is given and cannot be right, whatever the rest of the subscription is."""
+    if wanted.url is not None:
+        _check_host(wanted.url, settings)
+    if isinstance(wanted.auth, OAuth2Auth):
+        _check_host(wanted.auth.token_url, settings, field="auth.token_url")
+    await check_certificates(wanted.tls)
 
 
 def _check_host(url: str, settings: Settings, field: str = "url") -> None:

@@ -16,6 +16,7 @@ import structlog
 from dispatcher.admission import Admission
 from dispatcher.admission_in_order import admit_in_order
 from dispatcher.announcements import Announcements
+from dispatcher.authorization import Authorization
 from dispatcher.breakers import Breakers
 from dispatcher.burial import Burials
 from dispatcher.claims import Claims
@@ -127,8 +128,12 @@ async def _parts(
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with AsyncExitStack() as stack:
         egress = await stack.enter_async_context(open_egress(settings))
-        handshakes = Handshakes(store, index, egress, origin=settings.webhook_origin)
-        deliverer = Deliverer(index, egress, heartbeat, settlement, paces, breakers, lanes.caps, telemetry, handshakes)
+        authorization = Authorization(egress)
+        stack.push_async_callback(authorization.close)
+        handshakes = Handshakes(store, index, egress, authorization, origin=settings.webhook_origin)
+        deliverer = Deliverer(
+            index, egress, heartbeat, settlement, paces, breakers, lanes.caps, telemetry, handshakes, authorization
+        )
         lanes.start(deliverer.deliver)
         beating = _watch(failed, "heartbeat", heartbeat.run())
         stack.push_async_callback(_cancel, [beating])

@@ -2,20 +2,24 @@
 
 import asyncio
 import random
+import ssl
+from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 
 import structlog
 from uuid_utils.compat import uuid7
 
+from dispatcher.authorization import Authorization
 from dispatcher.breakers import Breakers
 from dispatcher.caps import Caps
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.age import expiry, time_left_s
 from dispatcher.core.conclude import Delivered, Expired, Held, conclude
-from dispatcher.core.echo import without_echo
+from dispatcher.core.echo import to_hide, without_echo
 from dispatcher.core.gate import RESTING
 from dispatcher.core.liveness import why_not_begin
-from dispatcher.core.request import compose
+from dispatcher.core.request import Composed, compose
 from dispatcher.handshake import Handshakes
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex
@@ -44,7 +48,9 @@ class Deliverer:
         caps: Caps,
         telemetry: Telemetry,
         handshakes: Handshakes,
+        authorization: Authorization,
     ) -> None:
+        self._authorization = authorization
         self._paces = paces
         self._breakers = breakers
         self._caps = caps
@@ -160,13 +166,16 @@ class Deliverer:
                     now=started_at,
                     traceparent=span.traceparent,
                 )
-                result = await self._egress.post(
-                    endpoint.url,
-                    headers=composed.headers,
-                    body=composed.body,
-                    content_type=composed.content_type,
-                    timeout_s=timeout_s,
-                )
+                if endpoint.oauth is None and endpoint.tls is None:
+                    result = await self._egress.post(
+                        endpoint.url,
+                        headers=composed.headers,
+                        body=composed.body,
+                        content_type=composed.content_type,
+                        timeout_s=timeout_s,
+                    )
+                else:
+                    result = await self._authorization.through(endpoint, partial(self._send, endpoint, claim, composed))
                 if endpoint.recipe.hidden:
                     result = without_echo(result, endpoint.recipe.hidden)
                 span.end(result)
@@ -188,6 +197,28 @@ class Deliverer:
         if left_s <= 0:
             return "the handshake took all of its time"
         return self._obstacle(claim, now, deadline_s=left_s)
+
+    async def _send(
+        self,
+        endpoint: Endpoint,
+        claim: Claim,
+        composed: Composed,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | None,
+        timeout_s: float,
+    ) -> AttemptResult:
+        """POST, now that the endpoint's token is there. While it was waited for, others may have taken over."""
+        if self._heartbeat.lapsed_since(claim.claimed_s) or not self._heartbeat.is_fresh():
+            return _internal("the dispatcher's heartbeat lapsed while it waited for a token", boot_s())
+        result = await self._egress.post(
+            endpoint.url,
+            headers={**composed.headers, **headers},
+            body=composed.body,
+            content_type=composed.content_type,
+            timeout_s=timeout_s,
+            tls=tls,
+        )
+        return without_echo(result, to_hide(headers.values())) if headers else result
 
 
 def _internal(reason: str, began_s: float) -> NoAnswer:

@@ -6,17 +6,21 @@ the rate that it allows. Asked is only where the subscription says so; a new URL
 """
 
 import asyncio
+import ssl
+from collections.abc import Mapping
+from functools import partial
 from uuid import UUID
 
 import structlog
 
+from dispatcher.authorization import Authorization
 from dispatcher.clock import boot_s
 from dispatcher.core.handshake import ANSWER_HEADERS, Agreed, judge, question
 from dispatcher.index import Endpoint, SubscriptionIndex
 from infra.egress import Egress
 from infra.store import subscriptions
 from infra.store.store import Store
-from schemas.deliveries import Failure, NoAnswer
+from schemas.deliveries import AttemptResult, Failure, NoAnswer
 from schemas.errors import StoreError
 from schemas.ids import SUBSCRIPTION, public_id
 
@@ -28,10 +32,13 @@ _INTERRUPTED = NoAnswer(Failure.INTERNAL, "the dispatcher stopped before the han
 class Handshakes:
     """The handshakes of one dispatcher, which is known to endpoints by `origin`."""
 
-    def __init__(self, store: Store, index: SubscriptionIndex, egress: Egress, *, origin: str) -> None:
+    def __init__(
+        self, store: Store, index: SubscriptionIndex, egress: Egress, authorization: Authorization, *, origin: str
+    ) -> None:
         self._store = store
         self._index = index
         self._egress = egress
+        self._authorization = authorization
         self._origin = origin
         self._under_way: dict[tuple[UUID, str], asyncio.Future[NoAnswer | None]] = {}
 
@@ -54,12 +61,7 @@ class Handshakes:
 
     async def _ask(self, endpoint: Endpoint) -> NoAnswer | None:
         began_s = boot_s()
-        result = await self._egress.options(
-            endpoint.url,
-            headers=question(origin=self._origin, limit=endpoint.limit),
-            timeout_s=endpoint.timeout_s,
-            keep_headers=ANSWER_HEADERS,
-        )
+        result = await self._authorization.through(endpoint, partial(self._options, endpoint))
         said = judge(result, origin=self._origin)
         log.info(
             "subscription.handshake",
@@ -78,6 +80,17 @@ class Handshakes:
             reason = f"the endpoint agreed to take deliveries, which could not be stored: {type(error).__name__}"
             return NoAnswer(Failure.INTERNAL, reason, result.duration_ms, result.remote_address, result.timings)
         return None
+
+    async def _options(
+        self, endpoint: Endpoint, headers: Mapping[str, str], tls: ssl.SSLContext | None, timeout_s: float
+    ) -> AttemptResult:
+        return await self._egress.options(
+            endpoint.url,
+            headers={**endpoint.auth_headers, **headers, **question(origin=self._origin, limit=endpoint.limit)},
+            timeout_s=timeout_s,
+            tls=tls,
+            keep_headers=ANSWER_HEADERS,
+        )
 
     async def _remember(self, endpoint: Endpoint, agreed: Agreed) -> None:
         async with self._store.transaction() as connection:

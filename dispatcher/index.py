@@ -6,7 +6,7 @@ cannot move (`share_subscriptions`), so an event published after a subscription'
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from uuid import UUID
@@ -16,12 +16,14 @@ import orjson
 import structlog
 from pydantic import TypeAdapter
 
+from dispatcher.core.credentials import sent_secrets, static_headers
 from dispatcher.core.echo import to_hide
 from dispatcher.core.handshake import ORIGIN_HEADER
 from dispatcher.core.pace import RateLimit, narrowed
 from dispatcher.core.request import HexHeader, Recipe
 from dispatcher.core.topics import TopicIndex
 from infra.crypto import Vault
+from schemas.destination_auth import Auth, OAuth2Auth, Tls, auth_header, read_auth, read_tls
 from schemas.errors import SecretUnreadable
 from schemas.formats import Format, HmacSignature, Signature, read_signature, signing_key
 from schemas.signatures import SigningKey
@@ -32,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 _CHANGED = """
 SELECT id, tenant, url, event_types, state, timeout_s, retry_policy, rate_per_s, rate_burst, ordered, headers,
-       secrets, format, signature, handshake, validated_at, allowed_per_min, deleted_at, version
+       secrets, format, signature, auth, tls, handshake, validated_at, allowed_per_min, deleted_at, version
 FROM subscriptions WHERE version > $1 AND ($1 > 0 OR deleted_at IS NULL) ORDER BY version
 """
 _VERSION = "SELECT version FROM subscription_version"
@@ -57,11 +59,14 @@ class Endpoint:
     patterns: tuple[str, ...]
     timeout_s: int
     policy: RetryPolicy
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     limit: RateLimit | None
     ordered: bool
     blocked: str | None
     asks_first: bool = False
+    auth_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # the recipe has them too
+    oauth: OAuth2Auth | None = field(default=None, repr=False)
+    tls: Tls | None = field(default=None, repr=False)
 
 
 class SubscriptionIndex:
@@ -120,8 +125,10 @@ class SubscriptionIndex:
         blocked = None if row["state"] == State.ENABLED else f"the subscription is {row['state']}"
         keys: Iterable[tuple[SigningKey, datetime | None]] = ()
         headers: Mapping[str, str] = {}
-        hidden: tuple[str, ...] = ()
+        shown_back: list[str] = []  # by an endpoint that answers with what it was sent
         signature = _signature(orjson.dumps(row["signature"]))
+        auth: Auth | None = None
+        tls: Tls | None = None
         try:
             secrets = decode_secrets(self._vault.decrypt(row["secrets"]))
             keys = [(signing_key(one.text, signature), one.expires_at) for one in signing(secrets, signature)]
@@ -130,7 +137,9 @@ class SubscriptionIndex:
             if row["headers"] is not None:
                 stored = decode_headers(self._vault.decrypt(row["headers"]))
                 headers = {name: one.value for name, one in stored.items()}
-                hidden = to_hide(one.value for one in stored.values() if one.secret)
+                shown_back = [one.value for one in stored.values() if one.secret]
+            auth = None if row["auth"] is None else read_auth(self._vault.decrypt(row["auth"]))
+            tls = None if row["tls"] is None else read_tls(self._vault.decrypt(row["tls"]))
         except SecretUnreadable:
             blocked = blocked or UNDECRYPTABLE
             log.warning("subscription.undecryptable", subscription=str(row["id"]))
@@ -143,7 +152,13 @@ class SubscriptionIndex:
             patterns=tuple(row["event_types"]),
             timeout_s=row["timeout_s"],
             policy=_policy(orjson.dumps(row["retry_policy"])),
-            recipe=Recipe(headers, tuple(keys), Format(row["format"]), _hex_header(signature), hidden),
+            recipe=Recipe(
+                _with_auth(headers, auth),
+                tuple(keys),
+                Format(row["format"]),
+                _hex_header(signature),
+                to_hide([*shown_back, *sent_secrets(auth)]),
+            ),
             limit=narrowed(
                 None if row["rate_per_s"] is None else RateLimit(row["rate_per_s"], row["rate_burst"]),
                 row["allowed_per_min"],
@@ -151,7 +166,18 @@ class SubscriptionIndex:
             ordered=row["ordered"],
             blocked=blocked,
             asks_first=row["handshake"] and row["validated_at"] is None,
+            auth_headers=static_headers(auth),
+            oauth=auth if isinstance(auth, OAuth2Auth) else None,
+            tls=tls,
         )
+
+
+def _with_auth(headers: Mapping[str, str], auth: Auth | None) -> Mapping[str, str]:
+    """The headers of every request. Where both name one, which the API refuses, it is there once, as `auth` has it."""
+    if auth is None:
+        return headers
+    name = auth_header(auth).lower()
+    return {given: value for given, value in headers.items() if given.lower() != name} | static_headers(auth)
 
 
 def _hex_header(signature: Signature) -> HexHeader | None:

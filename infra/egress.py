@@ -64,11 +64,13 @@ class _Request:
 class Egress:
     """POSTs webhooks. Open between `open_egress`'s entry and exit."""
 
-    __slots__ = ("_attempts", "_closing", "_connector", "_keep_bytes", "_targets")
+    __slots__ = ("_attempts", "_closing", "_connector", "_keep_bytes", "_targets", "_tls_targets")
 
     def __init__(self, connector: EgressConnector, rules: EgressRules, *, keep_bytes: int) -> None:
         self._connector = connector
         self._targets = lru_cache(maxsize=8192)(partial(read_target, rules))  # of this event loop's
+        # Each keeps its context alive, replaced or not.
+        self._tls_targets = lru_cache(maxsize=256)(partial(read_target, rules))
         self._keep_bytes = keep_bytes
         self._attempts: set[Attempt] = set()
         self._closing = False
@@ -148,7 +150,8 @@ class Egress:
         if self._closing:
             failure, reason = _STOPPING
             return NoAnswer(failure, reason, attempt.elapsed_ms(), None)
-        target = self._targets(request.url, request.method, request.tls)
+        targets = self._targets if request.tls is None else self._tls_targets
+        target = targets(request.url, request.method, request.tls)
         if not isinstance(target, Target):
             return NoAnswer(Failure.FORBIDDEN_ADDRESS, target, attempt.elapsed_ms(), None)
         attempt.host = target.host

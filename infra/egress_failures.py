@@ -58,6 +58,9 @@ def translated(error: Exception, attempt: Attempt) -> tuple[Failure, str]:
             return Failure.INVALID_RESPONSE, f"the endpoint's answer is not HTTP: {short(error.message)}"
         case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() if attempt.status is not None:
             return Failure.DISCONNECTED, f"the connection ended within the answer (status {attempt.status})"
+        case OSError(__cause__=ssl.SSLError() as fault):
+            # By TLS 1.3 an endpoint judges a client's certificate, or that there is none, after the client's handshake.
+            return Failure.TLS, f"{attempt.host} refused TLS: {system_words(fault)}"
         case OSError():
             return Failure.DISCONNECTED, f"the connection broke before an answer: {system_words(error)}"
         case aiohttp.ClientConnectionError():

@@ -23,9 +23,9 @@ from pydantic import (
 from schemas.errors import Problem, SecretUnreadable
 from schemas.headers import header_name_fault
 from schemas.inputs import Input, Tags, rule
+from schemas.subscription_headers import REDACTED
 from schemas.urls import url_fault
 
-REDACTED: Final = "[redacted]"  # what is shown in place of a secret
 AUTHORIZATION: Final = "authorization"
 
 MAX_USERNAME_CHARS: Final = 256
@@ -201,10 +201,11 @@ def auth_header(auth: Auth) -> str:
 
 
 def destination_clashes(url: str, headers: Iterable[str], auth: Auth | None, tls: Tls | None) -> list[Problem]:
-    """What of a whole subscription does not go together: its URL, the names of its headers, `auth` and `tls`."""
+    """What of a whole subscription does not go together: `headers` are the names of those
+    that are set for every request by others than `auth`."""
     problems = []
     if auth is not None and auth_header(auth).lower() in {name.lower() for name in headers}:
-        message = f"is sent in the header {auth_header(auth)}, which is among headers too; take it out of one of them"
+        message = f"is sent in the header {auth_header(auth)}, which headers or the signature set too"
         problems.append(Problem("auth", message))
     if tls is not None and not url.lower().startswith("https://"):
         problems.append(Problem("tls", "must go with a url that begins with https://"))

@@ -58,6 +58,7 @@ class Behaviour:
     fail_status: int = 503
     seed: int = 1
     secret: str | None = None  # whsec_…: verify with the official library, and answer 401 to what does not hold
+    admits: Callable[[Mapping[str, str]], bool] | None = None  # by headers with lower-case names; 401 to the others
     hold: asyncio.Event | None = None
     consent: Mapping[str, str] | None = None
     seen: int = field(default=0, init=False)
@@ -164,9 +165,10 @@ class Receiver:
         if request.method == "OPTIONS":
             return await self._consent(request, behaviour, at_s)
         verified = None if behaviour.secret is None else _holds(behaviour.secret, request.headers, body)
-        status = behaviour.next_status() if verified is not False else 401
         headers = {name.lower(): value for name, value in request.headers.items()}
         pairs = list(request.headers.items())
+        admitted = behaviour.admits is None or behaviour.admits(headers)
+        status = behaviour.next_status() if verified is not False and admitted else 401
         self.requests.append(Request(request.path, headers, body, at_s, status, verified, pairs))
         with behaviour.answering():
             if behaviour.delay_s:
