@@ -75,7 +75,7 @@ class TokenServer:
             return web.json_response(self.answer, status=status)
         if not known:
             return web.json_response({"error": "invalid_client"}, status=401)
-        token = f"tok-{len(self.fetches)}-{client_id}"
+        token = f"tok-{len(self.fetches)}"
         self._tokens[token] = fetch
         granted = {"access_token": token, "token_type": "bearer", "expires_in": self.expires_in}
         return web.json_response({name: value for name, value in granted.items() if value is not None})
