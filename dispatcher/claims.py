@@ -17,7 +17,8 @@ from schemas.work import WorkItem
 
 
 class Claims:
-    """Claims for one incarnation. The index is made current in the same transaction."""
+    """Claims for one incarnation. The index is made current in the same transaction, after the claim: what was stored
+    after a change of its subscription had been answered is sent as that change has it."""
 
     def __init__(self, store: Store, index: SubscriptionIndex, heartbeat: Heartbeat) -> None:
         self._store = store
@@ -30,7 +31,6 @@ class Claims:
         ordered = sorted(unique)
         claimed_s = boot_s()
         async with self._store.transaction() as connection:
-            await self._index.refresh(connection)
             rows = await self._fetch(
                 connection,
                 sql.CLAIM_DUE,
@@ -39,6 +39,7 @@ class Claims:
                 [attempt for _, _, attempt in ordered],
                 ordered[0][0],
             )
+            await self._index.refresh(connection)
             return await _with_events(connection, rows, claimed_s)
 
     async def held(self, rooms: Mapping[UUID, int]) -> list[Claim]:
@@ -48,7 +49,7 @@ class Claims:
         """
         claimed_s = boot_s()
         async with self._store.transaction() as connection:
-            await self._index.refresh(connection)
+            await self._index.refresh(connection)  # for what is in order
             in_order = sorted(one for one in rooms if (endpoint := self._index.get(one)) and endpoint.ordered)
             rows: list[asyncpg.Record] = []
             if in_order:
@@ -56,6 +57,8 @@ class Claims:
                 rows += await self._fetch(connection, sql.CLAIM_IN_ORDER, in_order)
             if others := {one: room for one, room in rooms.items() if one not in in_order}:
                 rows += await self._fetch(connection, sql.CLAIM_HELD, list(others), list(others.values()))
+            if rows:
+                await self._index.refresh(connection)
             return await _with_events(connection, rows, claimed_s, in_order=in_order)
 
     async def lost(self, known: set[UUID], *, age_s: float) -> list[Claim]:

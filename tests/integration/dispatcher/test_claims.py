@@ -1,15 +1,22 @@
 """Claims: by work item and by the feeder. Each clause of the rule, taken away one at a time."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
+from asyncpg import Record
 
 from dispatcher.claims import Claims
 from dispatcher.heartbeat import Heartbeat
+from dispatcher.index import SubscriptionIndex
 from infra.store import statements as sql
+from infra.store import subscriptions
 from infra.store.store import Store
+from infra.store.subscriptions import SubscriptionRow
 from schemas.ids import SUBSCRIPTION, public_id
 from schemas.work import WorkItem
 from tests.support.backlog import add_deliveries
@@ -157,3 +164,34 @@ async def test_a_claim_costs_the_same_however_long_the_backlog_is(
 async def _claimed(store: Store) -> int:
     async with store.connection() as connection:
         return int(await connection.fetchval("SELECT count(*) FROM deliveries WHERE claimed_by IS NOT NULL"))
+
+
+@pytest.mark.parametrize("status", ["held", "retrying"])
+async def test_what_was_stored_after_a_change_is_claimed_with_that_change_known(
+    claims: Claims,
+    index: SubscriptionIndex,
+    seed: Seed,
+    store: Store,
+    heartbeat: Heartbeat,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+) -> None:
+    """The change comes when the claim's transaction has begun already; it may be of credentials."""
+    subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
+    assert await claims.held({subscription: 1}) == []  # the index is current
+
+    async def change_before(*arguments: Any) -> Sequence[Record]:
+        async with store.transaction() as connection:
+            row = await subscriptions.lock_for_change(connection, subscription)
+            assert isinstance(row, SubscriptionRow)
+            await subscriptions.save(connection, replace(row, timeout_s=3))
+        return await fetch(*arguments)
+
+    fetch = claims._fetch
+    delivery = await seed.delivery(subscription, status=status, attempts=2 if status == "retrying" else 0)
+    monkeypatch.setattr(claims, "_fetch", change_before)
+    claimed = await (claims.held({subscription: 1}) if status == "held" else claims.due([item(delivery)]))
+    assert [claim.delivery for claim in claimed] == [delivery]
+    endpoint = index.get(subscription)
+    assert endpoint is not None
+    assert endpoint.timeout_s == 3
