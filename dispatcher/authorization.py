@@ -38,14 +38,14 @@ class Authorization:
         self._tokens = Tokens(egress)
         self._contexts = Contexts()
 
-    async def through(self, endpoint: Endpoint, send: Send) -> AttemptResult:
-        """What becomes of a request to `endpoint` that `send` makes, within the endpoint's timeout in all.
+    async def through(self, endpoint: Endpoint, send: Send, *, timeout_s: float) -> AttemptResult:
+        """What becomes of a request to `endpoint` that `send` makes, within `timeout_s` in all.
 
         What is the same for every request is in the endpoint's recipe already. The duration is of everything, the wait
         for a token included.
         """
         began_s = boot_s()
-        result = await self._through(endpoint, send, began_s + endpoint.timeout_s)
+        result = await self._through(endpoint, send, began_s + timeout_s)
         return replace(result, duration_ms=round((boot_s() - began_s) * 1000))
 
     async def _through(self, endpoint: Endpoint, send: Send, end_s: float) -> AttemptResult:

@@ -175,7 +175,9 @@ class Deliverer:
                         timeout_s=timeout_s,
                     )
                 else:
-                    result = await self._authorization.through(endpoint, partial(self._send, endpoint, claim, composed))
+                    result = await self._authorization.through(
+                        endpoint, partial(self._send, endpoint, claim, composed), timeout_s=endpoint.timeout_s
+                    )
                 if endpoint.recipe.hidden:
                     result = without_echo(result, endpoint.recipe.hidden)
                 span.end(result)
