@@ -1,0 +1,86 @@
+"""What an attempt does about what it could not get ready, or not in time."""
+
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from dispatcher.authorization import Authorization
+from dispatcher.breakers import Breakers
+from dispatcher.caps import Caps
+from dispatcher.claims import Claims
+from dispatcher.core.breaker import BreakerPolicy
+from dispatcher.core.request import Composed
+from dispatcher.delivery import Deliverer
+from dispatcher.heartbeat import Heartbeat
+from dispatcher.index import SubscriptionIndex
+from dispatcher.paces import Paces
+from infra.egress import open_egress
+from infra.settings import read_settings
+from infra.telemetry import Telemetry
+from schemas.deliveries import Answered, Failure, NoAnswer
+from tests.support.certificates import NO_TLS, Authority
+from tests.support.receivers import Receiver
+from tests.support.seed import Seed
+
+SETTINGS = read_settings(egress_allow="127.0.0.0/8")
+POLICY = BreakerPolicy(window_s=60, min_attempts=100, failure_ratio=0.8, timeouts=10, rest_s=15, longest_rest_s=600)
+BEARER = {"Authorization": "Bearer t"}
+
+
+@pytest.mark.parametrize("lapsed", [True, False])
+async def test_a_dispatcher_that_lapsed_while_it_waited_for_a_token_sends_nothing_with_it(
+    claims: Claims,
+    seed: Seed,
+    index: SubscriptionIndex,
+    heartbeat: Heartbeat,
+    telemetry: Telemetry,
+    receiver: Receiver,
+    lapsed: bool,
+) -> None:
+    subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation, url=receiver.url("/hook"))
+    await seed.delivery(subscription)
+    (claim,) = await claims.held({subscription: 1})
+    endpoint = index.get(subscription)
+    assert endpoint is not None
+    if lapsed:
+        heartbeat._lapsed_s = claim.claimed_s + 1  # as its next renewal would find
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
+        deliverer = Deliverer(
+            index,
+            egress,
+            heartbeat,
+            cast(Any, None),
+            Paces(ahead_s=0.5),
+            Breakers(POLICY, telemetry),
+            Caps(most_at_once=1),
+            telemetry,
+            Authorization(egress),
+        )
+        result = await deliverer._send(endpoint, claim, Composed({"x-own": "1"}, b"{}"), BEARER, None, 5)
+    if lapsed:
+        assert isinstance(result, NoAnswer)
+        assert (result.failure, receiver.requests) == (Failure.INTERNAL, [])
+    else:
+        assert isinstance(result, Answered)
+        (request,) = receiver.requests
+        assert (request.headers["authorization"], request.headers["x-own"]) == ("Bearer t", "1")
+
+
+async def test_certificates_that_cannot_be_used_any_more_are_an_outcome_with_the_reason(
+    claims: Claims, seed: Seed, index: SubscriptionIndex
+) -> None:
+    """The API refuses them; these were stored by another release, or with another OpenSSL."""
+    authority = Authority()
+    tls = {"client_certificate": authority.issue("a").certificate, "client_key": authority.issue("b").key}
+    subscription = await seed.subscription(tls=seed.vault.encrypt(orjson.dumps(tls)))
+    await claims.held({subscription: 1})
+    endpoint = index.get(subscription)
+    assert endpoint is not None
+    async with open_egress(SETTINGS, tls=NO_TLS) as egress:
+        authorization = Authorization(egress)
+        result = await authorization.through(endpoint, cast(Any, None), timeout_s=5)
+        await authorization.close()
+    assert isinstance(result, NoAnswer)
+    assert result.failure is Failure.TLS
+    assert result.reason == ("TLS cannot be set up: OpenSSL refuses its certificates or its key: key values mismatch")
