@@ -188,6 +188,39 @@ async def test_a_token_server_that_hangs_ends_the_attempt_at_its_deadline(
     assert not receiver.requests
 
 
+async def test_a_refresh_has_what_is_left_of_the_attempts_time(system: System, api: Api, receiver: Receiver) -> None:
+    async with TokenServer({"c": {"s"}}) as tokens, system.dispatcher():
+        url = receiver.behave("/hook", Behaviour(admits=tokens.admits))
+        subscription = await api.subscribe(url, auth=tokens.auth("c", "s"), timeout_s=1, retry_policy=ONCE)
+        assert (await try_out(api, subscription))["status_code"] == 200
+        tokens.revoke_all()
+        tokens.hold = asyncio.Event()
+        attempt = await try_out(api, subscription)
+        tokens.hold.set()
+    assert attempt["failure"] == "auth"
+    assert "the endpoint answered 401 to its token, and the token server at " in attempt["reason"]
+    assert 1000 <= attempt["duration_ms"] < 10_000
+    assert [request.status for request in receiver.requests] == [200, 401]
+
+
+async def test_a_dispatcher_that_stops_while_a_token_is_awaited_records_an_attempt_to_be_retried(
+    system: System, api: Api, receiver: Receiver
+) -> None:
+    async with TokenServer({"c": {"s"}}, hold=asyncio.Event()) as tokens, system.publisher() as publisher:
+        await api.subscribe(receiver.url("/hook"), auth=tokens.auth("c", "s"))
+        async with system.dispatcher(drain_s=0.1):
+            await publisher.publish("order.created", {"n": 1})
+
+            async def awaited() -> bool:
+                return tokens.waiting == 1
+
+            await eventually(awaited)
+        await system.settled({"retrying": 1})
+    (attempt,) = await attempts(api)
+    assert attempt["reason"] == "the dispatcher stopped before the answer came"
+    assert not receiver.requests
+
+
 async def test_a_token_url_that_leads_where_the_guard_forbids_is_not_reached(
     system: System, api: Api, receiver: Receiver
 ) -> None:

@@ -1,5 +1,6 @@
 """What an attempt does about what it could not get ready, or not in time."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -22,6 +23,7 @@ from schemas.deliveries import Answered, Failure, NoAnswer
 from tests.support.certificates import NO_TLS, Authority
 from tests.support.receivers import Receiver
 from tests.support.seed import Seed
+from tests.support.tls_receiver import tls_receiver
 
 SETTINGS = read_settings(egress_allow="127.0.0.0/8")
 POLICY = BreakerPolicy(window_s=60, min_attempts=100, failure_ratio=0.8, timeouts=10, rest_s=15, longest_rest_s=600)
@@ -65,6 +67,28 @@ async def test_a_dispatcher_that_lapsed_while_it_waited_for_a_token_sends_nothin
         assert isinstance(result, Answered)
         (request,) = receiver.requests
         assert (request.headers["authorization"], request.headers["x-own"]) == ("Bearer t", "1")
+
+
+async def test_an_endpoints_own_authority_is_not_its_token_servers(
+    claims: Claims, seed: Seed, index: SubscriptionIndex, tmp_path: Path
+) -> None:
+    authority = Authority()
+    with tls_receiver(authority.issue("server").server_tls(tmp_path)) as server:
+        auth = {"type": "oauth2", "token_url": server.url, "client_id": "c", "client_secret": "s"}
+        subscription = await seed.subscription(
+            auth=seed.vault.encrypt(orjson.dumps(auth)), tls=seed.vault.encrypt(orjson.dumps({"ca": authority.pem}))
+        )
+        await claims.held({subscription: 1})
+        endpoint = index.get(subscription)
+        assert endpoint is not None
+        async with open_egress(SETTINGS) as egress:
+            authorization = Authorization(egress)
+            result = await authorization.through(endpoint, cast(Any, None), timeout_s=5)
+            await authorization.close()
+    assert isinstance(result, NoAnswer)
+    assert result.failure is Failure.AUTH
+    assert "gave no token: the certificate of 127.0.0.1 is not trusted" in result.reason
+    assert server.clients == []
 
 
 async def test_certificates_that_cannot_be_used_any_more_are_an_outcome_with_the_reason(

@@ -1,6 +1,8 @@
 """TLS of a subscription's own: a client certificate, a private authority, and contexts that are made once."""
 
+import gc
 import ssl
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,3 +120,17 @@ def test_an_encrypted_key_asks_nobody_for_a_password() -> None:
     key = form.load_pem_private_key(CLIENT.key.encode(), password=None)
     locked = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.BestAvailableEncryption(b"x"))
     assert isinstance(make_context(tls(client_certificate=CLIENT.certificate, client_key=locked.decode())), Unusable)
+
+
+async def test_contexts_that_are_used_no_more_are_let_go() -> None:
+    async with open_egress(SETTINGS) as egress:
+        url = "https://127.0.0.1:1/"
+        first = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        gone = weakref.ref(first)
+        await egress.post(url, headers={}, body=b"", timeout_s=5, tls=first)
+        del first
+        for _ in range(300):
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            await egress.post(url, headers={}, body=b"", timeout_s=5, tls=tls)
+        gc.collect()
+        assert gone() is None
