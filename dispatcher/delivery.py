@@ -176,7 +176,7 @@ class Deliverer:
                     )
                 else:
                     result = await self._authorization.through(
-                        endpoint, partial(self._send, endpoint, claim, composed), timeout_s=endpoint.timeout_s
+                        endpoint, partial(self._send, endpoint, claim, composed), timeout_s=timeout_s
                     )
                 if endpoint.recipe.hidden:
                     result = without_echo(result, endpoint.recipe.hidden)

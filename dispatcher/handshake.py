@@ -61,7 +61,9 @@ class Handshakes:
 
     async def _ask(self, endpoint: Endpoint) -> NoAnswer | None:
         began_s = boot_s()
-        result = await self._authorization.through(endpoint, partial(self._options, endpoint))
+        result = await self._authorization.through(
+            endpoint, partial(self._options, endpoint), timeout_s=endpoint.timeout_s
+        )
         said = judge(result, origin=self._origin)
         log.info(
             "subscription.handshake",

@@ -100,6 +100,24 @@ async def test_a_token_of_oauth_2_lets_a_delivery_in(
     assert attempt["status_code"] == 200
 
 
+@pytest.mark.parametrize("kind", ["bearer", "oauth2"])
+async def test_a_handshake_is_let_in_by_the_same_credentials(
+    system: System, api: Api, receiver: Receiver, kind: str
+) -> None:
+    async with TokenServer({"c": {"s"}}) as tokens, system.dispatcher():
+
+        def admits(headers: Mapping[str, str]) -> bool:
+            return tokens.admits(headers) or headers.get("authorization") == "Bearer static"
+
+        url = receiver.behave("/hook", Behaviour(admits=admits, consent={"WebHook-Allowed-Origin": "*"}))
+        auth = tokens.auth("c", "s") if kind == "oauth2" else {"type": "bearer", "token": "static"}
+        asked = {"format": "cloudevents_structured", "handshake": True, "retry_policy": ONCE}
+        attempt = await try_out(api, await api.subscribe(url, auth=auth, **asked))
+        assert len(tokens.fetches) == (1 if kind == "oauth2" else 0)
+    assert attempt["status_code"] == 200, attempt["reason"]
+    assert [(request.method, request.status) for request in receiver.requests] == [("OPTIONS", 200), ("POST", 200)]
+
+
 async def test_a_hundred_deliveries_at_once_fetch_one_token(system: System, api: Api, receiver: Receiver) -> None:
     async with TokenServer({"c": {"s"}}, hold=asyncio.Event()) as tokens:
         await api.subscribe(receiver.behave("/hook", Behaviour(admits=tokens.admits)), auth=tokens.auth("c", "s"))

@@ -39,6 +39,15 @@ async def test_a_client_certificate_lets_a_delivery_in_and_its_key_is_never_show
     assert issued.key.splitlines()[1] not in str(await api.all("/v1/subscriptions"))
 
 
+async def test_a_handshake_shows_the_client_certificate_too(system: System, api: Api, tmp_path: Path) -> None:
+    with tls_receiver(SERVER.server_tls(tmp_path, clients_of=AUTHORITY)) as receiver:
+        tls = client(AUTHORITY.issue("client-one"))
+        subscription = await api.subscribe(receiver.url, tls=tls, format="cloudevents_binary", handshake=True)
+        async with system.dispatcher():
+            assert (await try_out(api, subscription))["status_code"] == 200
+        assert receiver.clients == ["client-one"] * 2
+
+
 async def test_the_test_call_tells_that_a_client_certificate_is_missing_and_then_that_it_is_taken(
     system: System, api: Api, tmp_path: Path
 ) -> None:

@@ -180,6 +180,8 @@ class Receiver:
     async def _consent(self, request: web.Request, behaviour: Behaviour, at_s: float) -> web.Response:
         status = 405 if behaviour.consent is None else 200
         headers = {name.lower(): value for name, value in request.headers.items()}
+        if behaviour.admits is not None and not behaviour.admits(headers):
+            status = 401
         self.requests.append(Request(request.path, headers, b"", at_s, status, None, method="OPTIONS"))
         with behaviour.answering():
             if behaviour.hold is not None:

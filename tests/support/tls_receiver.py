@@ -65,6 +65,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def do_OPTIONS(self) -> None:
+        """Agrees to what a handshake asks."""
+        self.server.receiver.clients.append(_name(self.connection))
+        self.send_response(200)
+        self.send_header("WebHook-Allowed-Origin", self.headers["WebHook-Request-Origin"])
+        self.send_header("WebHook-Allowed-Rate", "*")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def log_message(self, *_: Any) -> None:
         pass
 

@@ -78,8 +78,16 @@ async def test_deleting_forgets_them(api: ApiClient, store: Store) -> None:
 CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"auth": {"type": "digest"}}, "auth", "a type: basic, bearer, api_key or oauth2"),
     ({"auth": BASIC | {"username": "c4nary:"}}, "auth.username", "without a colon"),
-    ({"auth": BASIC, "headers": {"Authorization": "c4nary"}}, "auth", "is among headers too"),
+    ({"auth": BASIC, "headers": {"Authorization": "c4nary"}}, "auth", "headers or the signature set too"),
     ({"auth": OAUTH2 | {"token_url": "http://169.254.169.254/t"}}, "auth.token_url", "HOOKHARE_EGRESS_ALLOW"),
+    (
+        {
+            "auth": {"type": "api_key", "header": "x-hub", "value": "c4nary"},
+            "signature": {"scheme": "hmac", "algorithm": "sha256", "header": "X-Hub"},
+        },
+        "auth",
+        "the signature",
+    ),
     ({"tls": TLS, "url": "http://example.com/"}, "tls", "https://"),
     ({"tls": TLS | {"client_key": AUTHORITY.issue("x").key}}, "tls.client_key", "of the first certificate"),
     ({"tls": {"ca": "c4nary"}}, "tls.ca", "PEM"),

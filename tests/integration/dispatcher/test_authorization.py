@@ -57,6 +57,7 @@ async def test_a_dispatcher_that_lapsed_while_it_waited_for_a_token_sends_nothin
             Breakers(POLICY, telemetry),
             Caps(most_at_once=1),
             telemetry,
+            cast(Any, None),
             Authorization(egress),
         )
         result = await deliverer._send(endpoint, claim, Composed({"x-own": "1"}, b"{}"), BEARER, None, 5)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from dispatcher.authorization import Authorization
 from dispatcher.core.pace import RateLimit
 from dispatcher.handshake import Handshakes
 from dispatcher.index import UNSIGNED, Endpoint, SubscriptionIndex
@@ -32,7 +33,7 @@ async def egress() -> AsyncIterator[Egress]:
 
 @pytest.fixture
 def handshakes(store: Store, index: SubscriptionIndex, egress: Egress) -> Handshakes:
-    return Handshakes(store, index, egress, origin=ORIGIN)
+    return Handshakes(store, index, egress, Authorization(egress), origin=ORIGIN)
 
 
 async def compiled(store: Store, index: SubscriptionIndex, key: UUID) -> Endpoint:

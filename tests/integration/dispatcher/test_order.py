@@ -332,6 +332,7 @@ async def test_what_was_claimed_before_the_switch_and_not_begun_is_held(
         Caps(most_at_once=1),
         telemetry,
         cast(Any, None),
+        cast(Any, None),
     )
     obstacle = deliverer._obstacle(claim, replace(endpoint, ordered=True))
     assert (obstacle is None) == in_order
