@@ -21,6 +21,7 @@ from standardwebhooks.webhooks import Webhook
 from infra.crypto import new_key
 from schemas.signatures import format_keypair
 from tests.support.canaries import Canaries, dump, secret_fields
+from tests.support.certificates import Authority
 from tests.support.commands import run
 from tests.support.marked import MADE, MarkedInstallation, Witness, with_password
 from tests.support.rabbit_server import RabbitServer
@@ -37,12 +38,18 @@ MARKED: Final[Mapping[str, tuple[str, ...]]] = {
     "Settings.otlp_endpoint": ("the password of the collector's URL",),
     "SubscriptionCreate.secret": ("a given whsec_", "a given whsk_", "a given text", "a whsec_ that is refused"),
     "SecretRotation.secret": ("a whsec_ rotated to", "a text rotated to", "a whsec_ rotated to and refused"),
+    "BasicAuth.password": ("a password", "a password that is refused"),
+    "BearerAuth.token": ("a bearer token", "a bearer token that is refused"),
+    "ApiKeyAuth.value": ("an API key", "an API key that is refused"),
+    "OAuth2Auth.client_secret": ("a client's secret", "a client's secret that is refused"),
+    "Tls.client_key": ("a client's key", "a client's key that is refused"),
     "HeaderInput.value": ("a header", "a header as an object", "a header patched in", "a header that is refused"),
 }
 # What is secret and no such field: made here, or sent as a header to the API.
-OTHERS: Final = frozenset({MADE, "the admin key", "an admin key that is none"})
+OTHERS: Final = frozenset({MADE, "an access token", "the admin key", "an admin key that is none"})
 HMAC: Final[Mapping[str, object]] = {"scheme": "hmac", "algorithm": "sha256", "header": "X-Signature"}
 ONCE: Final[Mapping[str, object]] = {"delays_s": []}
+AUTHORITY: Final = Authority()
 OUTCOMES: Final = {"delivered": 4, "dead": 5}
 # What would be in a log if the net at its end had caught something: nothing may have come so far.
 CAUGHT: Final = (b"whsec_***", b"whsk_***", b":***@")
@@ -135,7 +142,12 @@ async def subscribe(api: Api, receiver: Receiver, canaries: Canaries) -> dict[st
     }
     raw = base64.b64encode(canaries.text("a given whsec_").encode()).decode()
     pair = format_keypair(canaries.add("a given whsk_", f"{token_hex(16)}").encode())
-    echo = f"who are you? X-Key: {headers['X-Key']}"
+    password = canaries.text("a password")
+    echo = f"who are you? X-Key: {headers['X-Key']} and {password}"
+    granted = {"access_token": canaries.text("an access token"), "token_type": "Bearer", "expires_in": 3600}
+    token_url = receiver.behave("/token", Behaviour(body=orjson.dumps(granted)))
+    client = AUTHORITY.issue("client")
+    canaries.add("a client's key", client.key.splitlines()[1])
     refuses = receiver.behave("/refuses", Behaviour(status=401, body=echo.encode(), headers={"Server": echo}))
     slow = receiver.behave("/slow", Behaviour(delay_s=3))
     flaky = receiver.behave("/flaky", Behaviour(fail_first=1))
@@ -152,11 +164,40 @@ async def subscribe(api: Api, receiver: Receiver, canaries: Canaries) -> dict[st
         "text": await api.subscribe(
             receiver.url("/text"), "order.#", secret=canaries.text("a given text"), signature=HMAC
         ),
-        "made": await api.subscribe(receiver.url("/made")),
-        "refuses": await api.subscribe(refuses, headers=headers, retry_policy=ONCE),
-        "slow": await api.subscribe(slow, headers=headers, retry_policy=ONCE, timeout_s=1),
-        "no tls": await api.subscribe(no_tls, headers=headers, retry_policy=ONCE),
-        "nobody": await api.subscribe("http://127.0.0.1:9/", headers=headers, retry_policy=ONCE),
+        "made": await api.subscribe(
+            receiver.behave("/made", Behaviour(body=f"you sent {granted['access_token']}".encode())),
+            auth={
+                "type": "oauth2",
+                "token_url": token_url,
+                "client_id": "c",
+                "client_secret": canaries.text("a client's secret"),
+            },
+        ),
+        "refuses": await api.subscribe(
+            refuses,
+            headers=headers,
+            retry_policy=ONCE,
+            auth={"type": "basic", "username": "u", "password": password},
+        ),
+        "slow": await api.subscribe(
+            slow,
+            headers=headers,
+            retry_policy=ONCE,
+            timeout_s=1,
+            auth={"type": "api_key", "header": "X-Api-Key", "value": canaries.text("an API key")},
+        ),
+        "no tls": await api.subscribe(
+            no_tls,
+            headers=headers,
+            retry_policy=ONCE,
+            tls={"client_certificate": client.certificate, "client_key": client.key},
+        ),
+        "nobody": await api.subscribe(
+            "http://127.0.0.1:9/",
+            headers=headers,
+            retry_policy=ONCE,
+            auth={"type": "bearer", "token": canaries.text("a bearer token")},
+        ),
         "proxied": await api.subscribe("http://proxied.example/", headers=headers, retry_policy=ONCE),
         "operational": await api.subscribe(receiver.url("/operational"), "hookhare.#"),
     }
@@ -220,6 +261,16 @@ async def refuse(api: Witness, subscription: dict[str, Any], canaries: Canaries)
         ("POST", f"{one}/rotate-secret", {"secret": f"whsec_{raw_of(rotated)}", "grace_s": rotated}),
         ("POST", "/v1/subscriptions/sub_00000000000000000000000000/rotate-secret", {"secret": rotated}),
     ]
+    bodies += [("POST", "/v1/subscriptions", least | {"auth": auth}) for auth in refused_auth(canaries)]
+    key = canaries.text("a client's key that is refused")
+    certificate = AUTHORITY.issue("client").certificate
+    for tls in (
+        {"client_key": key},
+        {"client_key": key, "client_certificate": key},
+        {"client_key": key, "client_certificate": certificate},
+        {"client_key": [key], "client_certificate": certificate, "key": key},
+    ):
+        bodies.append(("PATCH", one, {"tls": tls}))
     for method, path, body in bodies:
         status, answer = await api.ask(method, path, body)
         assert status in {400, 404}, (path, status, answer)
@@ -229,6 +280,25 @@ async def refuse(api: Witness, subscription: dict[str, Any], canaries: Canaries)
     stranger = "hh_" + canaries.text("an admin key that is none")
     assert await api.raw("GET", url, headers={"Authorization": f"Bearer {stranger}"}) == 401
     assert await api.raw("GET", url, headers={"Authorization": stranger}) == 401
+
+
+def refused_auth(canaries: Canaries) -> list[dict[str, Any]]:
+    password = canaries.text("a password that is refused")
+    token = canaries.text("a bearer token that is refused")
+    value = canaries.text("an API key that is refused")
+    secret = canaries.text("a client's secret that is refused")
+    oauth2: dict[str, Any] = {"type": "oauth2", "token_url": "https://example.com/", "client_id": "c"}
+    return [
+        {"type": "basic", "username": "u", "password": f"{password}\n"},
+        {"type": "basic", "username": ["u"], "password": [password], "pass": password},
+        {"type": "bearer", "token": f" {token}"},
+        {"type": token, "token": token},
+        {"type": "api_key", "header": "Host", "value": value},
+        {"type": "api_key", "header": "X-Key", "value": {"value": value}},
+        oauth2 | {"client_secret": f"{secret} "},
+        oauth2 | {"client_secret": secret, "token_url": "http://169.254.169.254/"},
+        oauth2 | {"client_secret": secret, "client_auth": secret},
+    ]
 
 
 def raw_of(text: str) -> str:
@@ -308,6 +378,11 @@ def arrived(by_name: Mapping[str, dict[str, Any]], receiver: Receiver, collector
     assert "a header patched in, as it is" in canaries.found_in(str(last.all_headers))
     assert "v1a," in receiver.to("/flaky")[0].headers["webhook-signature"]
     assert len(receiver.to("/text")[0].headers["x-signature"]) == 64
+    assert "an access token, as it is" in canaries.found_in(str(receiver.to("/made")[0].all_headers))
+    assert "a password, base64 after 2" in canaries.found_in(str(receiver.to("/refuses")[0].all_headers))
+    assert "an API key, as it is" in canaries.found_in(str(receiver.to("/slow")[0].all_headers))
+    shown = base64.b64decode(receiver.to("/token")[0].headers["authorization"].removeprefix("Basic "))
+    assert "a client's secret, form-encoded" in canaries.found_in(shown)
     assert {"/refuses", "/slow", "/operational"} <= {request.path for request in receiver.requests}
 
 
