@@ -23,9 +23,10 @@ from schemas.deliveries import Answered, Failure, NoAnswer
 from tests.support.certificates import NO_TLS, Authority
 from tests.support.receivers import Receiver
 from tests.support.seed import Seed
+from tests.support.system import ANY_URL
 from tests.support.tls_receiver import tls_receiver
 
-SETTINGS = read_settings(egress_allow="127.0.0.0/8")
+SETTINGS = read_settings(egress_allow="127.0.0.0/8", **ANY_URL)
 POLICY = BreakerPolicy(window_s=60, min_attempts=100, failure_ratio=0.8, timeouts=10, rest_s=15, longest_rest_s=600)
 BEARER = {"Authorization": "Bearer t"}
 

@@ -13,10 +13,11 @@ from infra.settings import read_settings
 from schemas.deliveries import Failure, NoAnswer
 from schemas.destination_auth import OAuth2Auth
 from tests.support.certificates import NO_TLS
+from tests.support.system import ANY_URL
 from tests.support.token_server import TokenServer
 from tests.support.waiting import eventually
 
-SETTINGS = read_settings(egress_allow="127.0.0.1/32")
+SETTINGS = read_settings(egress_allow="127.0.0.1/32", **ANY_URL)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from infra.tls import Contexts, Unusable, make_context
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from schemas.destination_auth import Tls
 from tests.support.certificates import Authority
+from tests.support.system import ANY_URL
 from tests.support.tls_receiver import tls_receiver
 
-SETTINGS = read_settings(egress_allow="127.0.0.0/8")
+SETTINGS = read_settings(egress_allow="127.0.0.0/8", **ANY_URL)
 AUTHORITY = Authority()
 SERVER = AUTHORITY.issue("server")
 CLIENT = AUTHORITY.issue("client-one")
