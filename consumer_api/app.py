@@ -5,11 +5,12 @@ from typing import Final
 from aiohttp import web
 
 from consumer_api import dead_letters, deliveries, events, operations, replays, states, subscriptions
-from consumer_api.context import BROKER, BROKER_SYSTEM, SETTINGS, STORE, TELEMETRY, VAULT
+from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, SETTINGS, STORE, TELEMETRY, VAULT
 from consumer_api.middleware import authenticate, bounded, identify
 from infra.broker.base import Broker
 from infra.broker.open import messaging_system
 from infra.crypto import Vault
+from infra.early_check import EarlyCheck
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -19,7 +20,7 @@ _ENVELOPE_BYTES: Final = 131_072
 
 
 def make_app(
-    *, settings: Settings, store: Store, broker: Broker, vault: Vault, telemetry: Telemetry
+    *, settings: Settings, store: Store, broker: Broker, vault: Vault, early_check: EarlyCheck, telemetry: Telemetry
 ) -> web.Application:
     app = web.Application(
         middlewares=[identify, bounded(settings.api_max_requests), authenticate],
@@ -30,6 +31,7 @@ def make_app(
     app[BROKER] = broker
     app[BROKER_SYSTEM] = messaging_system(settings)
     app[VAULT] = vault
+    app[EARLY_CHECK] = early_check
     app[TELEMETRY] = telemetry
     for resource in (operations, subscriptions, states, events, deliveries, dead_letters, replays):
         app.add_routes(resource.routes())

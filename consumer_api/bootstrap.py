@@ -11,6 +11,7 @@ from aiohttp import web
 from consumer_api.app import make_app
 from infra.broker.open import open_broker
 from infra.crypto import Vault
+from infra.early_check import open_early_check
 from infra.settings import Settings
 from infra.store.store import open_store
 from infra.telemetry import open_telemetry
@@ -44,7 +45,10 @@ async def open_api(settings: Settings) -> AsyncIterator[RunningApi]:
         store = await stack.enter_async_context(open_store(settings))
         await store.check_schema()
         broker = await stack.enter_async_context(open_broker(settings))
-        app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
+        early_check = await stack.enter_async_context(open_early_check(settings))
+        app = make_app(
+            settings=settings, store=store, broker=broker, vault=vault, early_check=early_check, telemetry=telemetry
+        )
         port = await stack.enter_async_context(_listening(app, settings))
         log.info("api.started", host=settings.api_host, port=port)
         yield RunningApi(settings.api_host, port)

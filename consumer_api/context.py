@@ -6,6 +6,7 @@ from aiohttp import web
 
 from infra.broker.base import Broker
 from infra.crypto import Vault
+from infra.early_check import EarlyCheck
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -14,6 +15,7 @@ STORE: Final = web.AppKey("store", Store)
 BROKER: Final = web.AppKey[Broker]("broker")
 BROKER_SYSTEM: Final = web.AppKey("broker_system", str)  # its name in traces
 VAULT: Final = web.AppKey("vault", Vault)
+EARLY_CHECK: Final = web.AppKey("early_check", EarlyCheck)
 SETTINGS: Final = web.AppKey("settings", Settings)
 TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 

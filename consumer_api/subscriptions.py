@@ -10,7 +10,7 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
-from consumer_api.context import SETTINGS, STORE, VAULT
+from consumer_api.context import EARLY_CHECK, SETTINGS, STORE, VAULT
 from consumer_api.destinations import check_certificates, check_together
 from consumer_api.errors import conflict, not_found
 from consumer_api.outcomes import done
@@ -20,8 +20,7 @@ from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
 from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
 from consumer_api.tracing import callers_traceparent
-from infra.egress_rules import EgressRules
-from infra.settings import Settings
+from infra.early_check import EarlyCheck
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
 from schemas.destination_auth import OAuth2Auth
@@ -56,7 +55,7 @@ async def create(request: web.Request) -> web.Response:
     """201 with the secrets, which are shown here and never again. Events published from now on reach it."""
     wanted = await read_json(request, SubscriptionCreate)
     vault = request.app[VAULT]
-    await _check(wanted, request.app[SETTINGS])
+    await _check(wanted, request.app[EARLY_CHECK])
     secrets = first_secrets(wanted.signature, wanted.secret)
     check_together(
         url=wanted.url,
@@ -114,7 +113,7 @@ async def patch(request: web.Request) -> web.Response:
     """
     subscription_id = _id(request)
     wanted = await read_json(request, SubscriptionPatch)
-    await _check(wanted, request.app[SETTINGS])
+    await _check(wanted, request.app[EARLY_CHECK])
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
         row, new = _signable(request, _patched(request, row, wanted), wanted.signature)
@@ -242,19 +241,15 @@ def _rate(limit: RateLimitInput | None) -> dict[str, Any]:
     return {"rate_per_s": limit.requests_per_s, "rate_burst": limit.burst}
 
 
-async def _check(wanted: SubscriptionCreate | SubscriptionPatch, settings: Settings) -> None:
+async def _check(wanted: SubscriptionCreate | SubscriptionPatch, early_check: EarlyCheck) -> None:
     """Raises InvalidInput for what is given and cannot be right, whatever the rest of the subscription is."""
-    if wanted.url is not None:
-        _check_host(wanted.url, settings)
+    urls = {"url": wanted.url}
     if isinstance(wanted.auth, OAuth2Auth):
-        _check_host(wanted.auth.token_url, settings, field="auth.token_url")
+        urls["auth.token_url"] = wanted.auth.token_url
+    for field, url in urls.items():
+        if url is not None and (refusal := await early_check.refusal(url)) is not None:
+            raise InvalidInput.of(field, refusal)
     await check_certificates(wanted.tls)
-
-
-def _check_host(url: str, settings: Settings, field: str = "url") -> None:
-    """An early word about a URL that the egress is sure to refuse; it judges again at each request."""
-    if (refusal := EgressRules.from_settings(settings).refusal(url)) is not None:
-        raise InvalidInput.of(field, refusal)
 
 
 def _id(request: web.Request) -> UUID:

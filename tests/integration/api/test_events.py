@@ -15,6 +15,7 @@ from consumer_api.app import make_app
 from infra.broker.base import Queue, Received
 from infra.broker.open import open_broker
 from infra.crypto import Vault
+from infra.early_check import open_early_check
 from infra.settings import Settings
 from infra.store import api_keys
 from infra.store.store import Store
@@ -316,9 +317,11 @@ async def test_a_publish_is_a_span_in_the_callers_trace_and_the_event_goes_on_fr
         key, _ = await api_keys.create(conn, "test")
     trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     with open_telemetry(settings, "test", exporter=exporter) as telemetry:
-        async with open_broker(settings) as broker:
+        async with open_broker(settings) as broker, open_early_check(settings) as early_check:
             vault = Vault.from_settings(settings)
-            app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
+            app = make_app(
+                settings=settings, store=store, broker=broker, vault=vault, early_check=early_check, telemetry=telemetry
+            )
             async with TestClient(TestServer(app)) as client:
                 headers = {"X-API-Key": key, "traceparent": f"00-{trace_id}-{parent_id}-01"}
                 response = await client.post(EVENTS, json={"type": "a", "data": 1}, headers=headers)

@@ -16,6 +16,7 @@ from consumer_api.app import make_app
 from infra.broker.base import Outgoing
 from infra.broker.open import open_broker
 from infra.crypto import Vault
+from infra.early_check import open_early_check
 from infra.settings import Settings
 from infra.store import api_keys
 from infra.store.store import Store
@@ -61,10 +62,12 @@ ROUTES = [
 
 
 async def test_every_route_but_the_probes_asks_for_a_key(api: ApiClient, store: Store, settings: Settings) -> None:
-    async with open_broker(settings) as broker:
+    async with open_broker(settings) as broker, open_early_check(settings) as early_check:
         with open_telemetry(settings, "test") as telemetry:
             vault = Vault.from_settings(settings)
-            app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
+            app = make_app(
+                settings=settings, store=store, broker=broker, vault=vault, early_check=early_check, telemetry=telemetry
+            )
     known = {
         (route.method, re.sub(r"\{\w+\}", "x", route.resource.canonical))
         for route in app.router.routes()
@@ -245,9 +248,12 @@ class _FailingBroker:
 
 
 async def _client(settings: Settings, store: Any, broker: Any) -> TestClient[web.Request, web.Application]:
-    with open_telemetry(settings, "test") as telemetry:
-        vault = Vault.from_settings(settings)
-        app = make_app(settings=settings, store=store, broker=broker, vault=vault, telemetry=telemetry)
+    async with open_early_check(settings) as early_check:
+        with open_telemetry(settings, "test") as telemetry:
+            vault = Vault.from_settings(settings)
+            app = make_app(
+                settings=settings, store=store, broker=broker, vault=vault, early_check=early_check, telemetry=telemetry
+            )
     return TestClient(TestServer(app))
 
 
