@@ -65,15 +65,21 @@ def next_secrets(signature: Signature, given: SecretStr | None, version: Version
     return [secret]
 
 
-def rotated(known: Sequence[Secret], new: Sequence[Secret], *, now: datetime, grace: timedelta) -> list[Secret]:
-    """The new ones in front, for good; those of their kinds until the grace is over, or until they were to end anyway.
+def rotated(
+    known: Sequence[Secret], new: Sequence[Secret], signature: Signature, *, now: datetime, grace: timedelta
+) -> list[Secret]:
+    """The new ones in front, for good; what they replace until the grace is over, or until it was to end anyway.
 
-    Of the other kinds nothing changes; what has expired is forgotten.
+    They replace those of their kinds, and what signed for want of one that the signature asks for. Of the others
+    nothing changes; what has expired is forgotten.
     """
     end, kinds = now + grace, {secret.kind for secret in new}
+    unfit = [secret for secret in signing(known, signature) if secret.kind not in signature.kinds]
     texts = {secret.text for secret in new}
     others = [
-        Secret(secret.text, _sooner(secret.expires_at, end), secret.scheme) if secret.kind in kinds else secret
+        Secret(secret.text, _sooner(secret.expires_at, end), secret.scheme)
+        if secret.kind in kinds or secret in unfit
+        else secret
         for secret in known
         if secret.text not in texts or secret.kind not in kinds
     ]

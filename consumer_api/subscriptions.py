@@ -156,7 +156,7 @@ async def rotate_secret(request: web.Request) -> web.Response:
             known = live_secrets(vault, row, now)
         except SecretUnreadable:  # what nobody can sign with is replaced
             known = []
-        secrets = rotated(known, new, now=now, grace=timedelta(seconds=wanted.grace_s))
+        secrets = rotated(known, new, signature, now=now, grace=timedelta(seconds=wanted.grace_s))
         also = missing(signature, secrets)  # of another kind, where none could be decrypted
         new, secrets = [*new, *also], [*secrets, *also]
         check_number(secrets, signature)

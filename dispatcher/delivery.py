@@ -150,13 +150,12 @@ class Deliverer:
             ) as span:
                 timeout_s: float = endpoint.timeout_s
                 if endpoint.asks_first:
-                    refused = await self._handshakes.ask(endpoint)
-                    if refused is not None:
+                    refused = await self._shake_hands(claim, endpoint, began)
+                    if isinstance(refused, NoAnswer):
                         span.end(refused)
+                    if refused is not None:
                         return refused
                     timeout_s -= boot_s() - began
-                    if obstacle := self._obstacle_after_handshake(claim, endpoint, timeout_s):
-                        return Held(obstacle)
                     endpoint = self._index.get(endpoint.id) or endpoint
                     started_at = wall()  # signed when it is sent; the attempt's own time began with the question
                 composed = compose(
@@ -189,13 +188,28 @@ class Deliverer:
             log.exception("delivery.failed", delivery=public_id(DELIVERY, claim.delivery))
             return _internal(f"internal error: {type(error).__name__}", began)
 
+    async def _shake_hands(self, claim: Claim, endpoint: Endpoint, began_s: float) -> NoAnswer | Held | None:
+        """None once the endpoint has agreed and the claim may still be sent. A stop meanwhile spends no attempt."""
+        try:
+            refused = await self._handshakes.ask(endpoint)
+        except asyncio.CancelledError:
+            return Held("the dispatcher stopped during the handshake")
+        if refused is not None:
+            return refused
+        left_s = endpoint.timeout_s - (boot_s() - began_s)
+        obstacle = self._obstacle_after_handshake(claim, endpoint, left_s)
+        return None if obstacle is None else Held(obstacle)
+
     def _obstacle_after_handshake(self, claim: Claim, asked: Endpoint, left_s: float) -> str | None:
         """Why it may not be sent in the time that is left. It was let through by what was known before the answer."""
         now = self._index.get(asked.id)
         if now is None or now.url != asked.url or now.asks_first:
             return "its subscription was changed during the handshake"
-        if now.limit != asked.limit:
-            return "its endpoint allows less than it was to be sent"  # and who has its lease keeps to that
+        if now.limit is not None:
+            # Its turn is long over, and those of others that waited with it: who has its lease gives new ones.
+            return "its turn passed during the handshake"
+        if self._expiry(claim) is not None:
+            return "it became too old during the handshake"  # and expires when it is fed
         if left_s <= 0:
             return "the handshake took all of its time"
         return self._obstacle(claim, now, deadline_s=left_s)

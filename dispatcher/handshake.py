@@ -26,8 +26,6 @@ from schemas.ids import SUBSCRIPTION, public_id
 
 log = structlog.get_logger(__name__)
 
-_INTERRUPTED = NoAnswer(Failure.INTERNAL, "the dispatcher stopped before the handshake's answer came", 0, None)
-
 
 class Handshakes:
     """The handshakes of one dispatcher, which is known to endpoints by `origin`."""
@@ -45,18 +43,20 @@ class Handshakes:
     async def ask(self, endpoint: Endpoint) -> NoAnswer | None:
         """None once the endpoint has agreed and the index knows it; otherwise what the attempt ends with.
 
-        Takes `timeout_s` of the endpoint at most.
+        Takes `timeout_s` of the endpoint at most. Raises CancelledError also when it is the asker that is canceled.
         """
         key = (endpoint.id, endpoint.url)
         if (under_way := self._under_way.get(key)) is not None:
             return await _others_answer(under_way, endpoint.timeout_s)
         answer = self._under_way[key] = asyncio.get_running_loop().create_future()
-        said: NoAnswer | None = _INTERRUPTED
         try:
             said = await self._ask(endpoint)
+        except BaseException:
+            answer.cancel()  # for who waits along it is interrupted too
+            raise
         finally:
             del self._under_way[key]
-            answer.set_result(said)
+        answer.set_result(said)
         return said
 
     async def _ask(self, endpoint: Endpoint) -> NoAnswer | None:

@@ -28,7 +28,7 @@ from schemas.errors import SecretUnreadable
 from schemas.formats import Format, HmacSignature, Signature, read_signature, signing_key
 from schemas.signatures import SigningKey
 from schemas.subscription_headers import decode_headers
-from schemas.subscriptions import RetryPolicy, State, decode_secrets, signing
+from schemas.subscriptions import DEFAULT_POLICY, RetryPolicy, State, decode_secrets, signing
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ FROM subscriptions WHERE version > $1 AND ($1 > 0 OR deleted_at IS NULL) ORDER B
 """
 _VERSION = "SELECT version FROM subscription_version"
 _ROWS_AT_ONCE = 100  # compiled before others may run: 100,000 would keep the heartbeat waiting for 10 s (measured)
+UNREADABLE = "it cannot be read by this dispatcher, whose release may be another than that which wrote it"
 UNDECRYPTABLE = "its secrets cannot be decrypted with the configured keys"
 UNSIGNED = "it has no secret that signs: rotate its secret"
 
@@ -108,7 +109,12 @@ class SubscriptionIndex:
         self._forget(row["id"])
         if row["deleted_at"] is not None:
             return
-        endpoint = self._compile(row)
+        try:
+            endpoint = self._compile(row)
+        except Exception as error:  # noqa: BLE001 - one row, of whatever release, must not keep all others away
+            # No traceback, which could quote a secret.
+            log.error("subscription.unreadable", subscription=str(row["id"]), error=type(error).__name__)  # noqa: TRY400
+            endpoint = _unreadable(row)
         self._endpoints[endpoint.id] = endpoint
         if row["state"] != State.DISABLED:
             topics = self._topics.setdefault(endpoint.tenant, TopicIndex())
@@ -170,6 +176,22 @@ class SubscriptionIndex:
             oauth=auth if isinstance(auth, OAuth2Auth) else None,
             tls=tls,
         )
+
+
+def _unreadable(row: asyncpg.Record) -> Endpoint:
+    """It is matched, so that nothing for it is lost, and held."""
+    return Endpoint(
+        id=row["id"],
+        tenant=row["tenant"],
+        url=row["url"],
+        patterns=tuple(row["event_types"]),
+        timeout_s=row["timeout_s"],
+        policy=DEFAULT_POLICY,
+        recipe=Recipe({}, ()),
+        limit=None,
+        ordered=row["ordered"],
+        blocked=UNREADABLE,
+    )
 
 
 def _with_auth(headers: Mapping[str, str], auth: Auth | None) -> Mapping[str, str]:

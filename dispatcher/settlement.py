@@ -17,6 +17,7 @@ import structlog
 
 from dispatcher.clock import wall
 from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
+from dispatcher.core.gate import fair_share
 from dispatcher.core.settle import Row, Settled, is_awaiting_hint, settle
 from dispatcher.core.streak import Failures, Said, said, tally
 from dispatcher.hints import Hints
@@ -91,10 +92,14 @@ class Settlement:
     def add(self, outcome: Outcome, *, patient: bool = False) -> None:
         """Take an outcome; it will be committed. A patient one waits a moment for others to be committed with."""
         self._waiting.append(outcome)
-        if not patient or len(self._waiting) >= _COMPANY_ROWS:
+        if not patient or len(self._waiting) >= _COMPANY_ROWS or self._is_short_of_places(outcome.claim.subscription):
             self._wake.set()
         elif len(self._waiting) == 1:
             asyncio.get_running_loop().call_later(_COMPANY_S, self._wake.set)
+
+    def _is_short_of_places(self, subscription: UUID) -> bool:
+        """Whether what waits for its commit may keep the endpoint from having more in hand."""
+        return 4 * self._lanes.in_hand_of(subscription) > 3 * fair_share(self._lanes.free)
 
     def stop(self) -> None:
         """End `run` once everything is committed."""

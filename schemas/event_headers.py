@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from schemas.errors import InvalidInput
-from schemas.headers import headers_fault
+from schemas.headers import header_key, headers_fault
 
 # A CloudEvents attribute's name has nothing but lower-case letters and digits.
 ATTRIBUTE: Final = "hookhareheaders"
@@ -22,7 +22,10 @@ MEMBER: Final = "headers"  # of a plain JSON object, where it is an object itsel
 MAX_EVENT_HEADERS: Final = 10
 MAX_EVENT_HEADERS_CHARS: Final = 2048
 
-_CREDENTIALS: Final = frozenset({"authorization", "cookie"})
+_CREDENTIALS: Final = frozenset({"authorization", "cookie", "set-cookie"})
+# By these an endpoint, or what stands before it, learns who asks, by which method, and through which proxy it answers.
+_MISLEADING: Final = frozenset({"forwarded", "proxy", "x-real-ip", "x-method-override"})
+_MISLEADING_PREFIXES: Final = ("x-forwarded", "x-http-method")
 
 _decoder = msgspec.json.Decoder(dict[str, str])
 
@@ -30,7 +33,10 @@ _decoder = msgspec.json.Decoder(dict[str, str])
 def event_headers_fault(headers: Mapping[str, str]) -> str | None:
     """The headers of an event. The fault names the header, never its value."""
     for name in headers:
-        if name.lower() in _CREDENTIALS:
+        key = header_key(name)
+        if key in _MISLEADING or key.startswith(_MISLEADING_PREFIXES):
+            return f"must not set {name}: it would tell endpoints that the request is another than it is"
+        if key in _CREDENTIALS:
             return f"must not set {name}: every subscriber would get it; credentials belong to a subscription"
     return headers_fault(headers, most=MAX_EVENT_HEADERS, most_chars=MAX_EVENT_HEADERS_CHARS)
 

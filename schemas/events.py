@@ -8,8 +8,8 @@ How a message is read, the first that fits:
 1. Structured mode: the content type is `application/cloudevents+json`. The body is a CloudEvents envelope.
 2. Binary mode: there are headers with the prefix `cloudEvents:` or `cloudEvents_`. The body is the data.
 3. With the AMQP property `type`: the body is an envelope if it has `data` and no member that an envelope does not have.
-   Otherwise all of it is the data. (`headers` is a member of an envelope only beside a `type` of its own: without one,
-   `{"headers", "data"}` is more likely what somebody wants delivered.)
+   Otherwise all of it is the data. (`headers` is no member of an envelope here: `{"type", "headers", "data"}` is more
+   likely what somebody wants delivered. `hookhareheaders` is one.)
 4. Structured mode without its content type: a JSON object with `specversion` and `type`.
 5. A JSON object with `type`, `data`, and no member that an envelope does not have.
 
@@ -215,8 +215,7 @@ def _attributes(message: Message) -> _Found:
     body = _checked("body", message.body)
     envelope = members(body)
     if message.type:
-        known = _PLAIN if envelope is not None and "type" in envelope else _ENVELOPE
-        if envelope is not None and "data" in envelope and envelope.keys() <= known:
+        if envelope is not None and "data" in envelope and envelope.keys() <= _ENVELOPE:
             return _plain(envelope)
         return _Found({}, body)
     if envelope is None or "type" not in envelope:

@@ -34,8 +34,8 @@ def headers_fault(
     """
     if len(headers) > most:
         return f"must be at most {most} headers"
-    if len({name.lower() for name in headers}) != len(headers):
-        return "must not name a header twice; upper and lower case are the same"
+    if len({header_key(name) for name in headers}) != len(headers):
+        return "must not name a header twice; upper and lower case are the same, and so are _ and -"
     for name, value in headers.items():
         if fault := header_name_fault(name) or _value_fault(name, value):
             return fault
@@ -44,11 +44,17 @@ def headers_fault(
     return None
 
 
+def header_key(name: str) -> str:
+    """What two names have in common that a receiver may take for one: letter case, and CGI's underscores (RFC 3875)."""
+    return name.lower().replace("_", "-")
+
+
 def header_name_fault(name: str) -> str | None:
     """The name of a header that is a caller's to set."""
     if len(name) > MAX_HEADER_NAME_CHARS or not _TOKEN.fullmatch(name):
         return f"must have names of 1 to {MAX_HEADER_NAME_CHARS} letters, digits and !#$%&'*+-.^_`|~"
-    if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
+    folded = header_key(name)
+    if folded in _RESERVED_HEADERS or folded.startswith(_RESERVED_PREFIXES):
         return f"must not set {name}, which is set for every request, or belongs to the connection"
     return None
 

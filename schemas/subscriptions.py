@@ -108,13 +108,19 @@ def decode_secrets(data: bytes) -> list[Secret]:
 def signing(secrets: Sequence[Secret], signature: Signature) -> list[Secret]:
     """Those of the secrets that sign such a subscription's requests, in order.
 
-    Without one that its versions ask for, those of the other version sign: before there were versions to choose, a
-    `whsk_` secret was all that it took for `v1a`.
+    Before there were versions to choose, every secret signed by its own. So of the other version those sign that are
+    to end, until then; and all of them where the versions asked for have none for good.
     """
     fitting = [secret for secret in secrets if secret.kind in signature.kinds]
-    if not fitting and isinstance(signature, StandardSignature):
-        return [secret for secret in secrets if secret.scheme is Scheme.STANDARD]
-    return fitting
+    if not isinstance(signature, StandardSignature):
+        return fitting
+    lasts = any(secret.expires_at is None for secret in fitting)
+    return [
+        secret
+        for secret in secrets
+        if secret.scheme is Scheme.STANDARD
+        and (secret.kind in signature.kinds or secret.expires_at is not None or not lasts)
+    ]
 
 
 def pattern_fault(text: str) -> str | None:

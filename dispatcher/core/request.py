@@ -8,6 +8,7 @@ from typing import Final, assert_never
 from schemas.cloudevents import BINARY, STRUCTURED, binary_headers, structured_body
 from schemas.events import webhook_body
 from schemas.formats import Format
+from schemas.headers import header_key
 from schemas.signatures import (
     ID_HEADER,
     SIGNATURE_HEADER,
@@ -101,13 +102,13 @@ def compose(
 
 
 def _over(events: Mapping[str, str], ours: dict[str, str]) -> dict[str, str]:
-    """`ours`, and those of an event's headers that are not named there, in whatever letter case.
+    """`ours`, and those of an event's headers that are not named there, in whatever form of the name.
 
     An endpoint's own always win: who publishes an event has no say in how its subscribers are authenticated or signed
     to. None is sent twice; receivers differ in which of the two they read.
     """
-    taken = {name.lower() for name in ours}
-    return {name: value for name, value in events.items() if name.lower() not in taken} | ours
+    taken = {header_key(name) for name in ours}
+    return {name: value for name, value in events.items() if header_key(name) not in taken} | ours
 
 
 def _hex_signatures(prefix: str, keys: Sequence[SigningKey], body: bytes) -> str:

@@ -1,6 +1,7 @@
 """How an endpoint is written to: format, signature, authentication, TLS, handshake; and headers that an event brings.
 
-Only adds: the release before this one goes on working, and sends as it always did.
+Only adds: the release before this one goes on working, and sends as it always did, until a subscription says what only
+this one understands (signature, format, auth, tls, a header that is no secret). So upgrade the fleet first.
 """
 
 from alembic import op

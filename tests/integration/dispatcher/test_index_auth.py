@@ -6,7 +6,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from dispatcher.index import UNDECRYPTABLE, Endpoint, SubscriptionIndex
+from dispatcher.index import UNDECRYPTABLE, UNREADABLE, Endpoint, SubscriptionIndex
 from infra.crypto import Vault, new_key
 from infra.store.store import Store
 from tests.support.seed import Seed
@@ -43,6 +43,23 @@ async def test_a_header_is_there_once_and_as_auth_has_it(
     assert (endpoint.blocked, dict(endpoint.recipe.headers)) == (None, sent)
     assert (endpoint.oauth is not None, endpoint.tls) == (auth is OAUTH2, None)
     assert "c4nary" not in repr(endpoint)
+
+
+async def test_a_row_that_nobody_foresaw_is_held_and_keeps_no_other_away(
+    seed: Seed, index: SubscriptionIndex, store: Store
+) -> None:
+    """As a release may write it that knows more, or less, than this one."""
+    strange = await seed.subscription(headers=sealed(seed, {"X-A": {"v": 1}}))
+    other = await seed.subscription()
+    assert (await compiled(index, store, strange)).blocked is not None
+    assert (await compiled(index, store, other)).blocked is None
+    async with store.connection() as connection:
+        await connection.execute(
+            "UPDATE subscriptions SET signature = '{}', version = version + 10 WHERE id = $1", other
+        )
+        await connection.execute("UPDATE subscription_version SET version = version + 10")
+    assert (await compiled(index, store, other)).blocked == UNREADABLE
+    assert [one.id for one in index.match("default", "order.created")] == sorted([strange, other])
 
 
 @pytest.mark.parametrize("column", ["auth", "tls"])

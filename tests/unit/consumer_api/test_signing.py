@@ -118,7 +118,7 @@ def test_a_version_that_does_not_sign_is_not_rotated(
 
 def test_the_new_secret_signs_for_good_and_the_others_until_the_grace_is_over() -> None:
     known = [Secret("a"), Secret("b", NOW + HOUR / 2)]
-    assert rotated(known, [Secret("c")], now=NOW, grace=HOUR) == [
+    assert rotated(known, [Secret("c")], V1, now=NOW, grace=HOUR) == [
         Secret("c"),
         Secret("a", NOW + HOUR),
         Secret("b", NOW + HOUR / 2),
@@ -126,15 +126,17 @@ def test_the_new_secret_signs_for_good_and_the_others_until_the_grace_is_over() 
 
 
 def test_a_grace_only_ever_shortens() -> None:
-    assert rotated([Secret("b", NOW + 3 * HOUR)], [Secret("c")], now=NOW, grace=HOUR)[1] == Secret("b", NOW + HOUR)
+    assert rotated([Secret("b", NOW + 3 * HOUR)], [Secret("c")], V1, now=NOW, grace=HOUR)[1] == Secret("b", NOW + HOUR)
 
 
 def test_without_grace_the_others_are_gone() -> None:
-    assert rotated([Secret("a"), Secret("b", NOW + HOUR)], [Secret("c")], now=NOW, grace=timedelta(0)) == [Secret("c")]
+    assert rotated([Secret("a"), Secret("b", NOW + HOUR)], [Secret("c")], V1, now=NOW, grace=timedelta(0)) == [
+        Secret("c")
+    ]
 
 
 def test_rotating_to_a_secret_that_signs_already_keeps_it_once() -> None:
-    assert rotated([Secret("a"), Secret("b", NOW + HOUR)], [Secret("b")], now=NOW, grace=HOUR) == [
+    assert rotated([Secret("a"), Secret("b", NOW + HOUR)], [Secret("b")], V1, now=NOW, grace=HOUR) == [
         Secret("b"),
         Secret("a", NOW + HOUR),
     ]
@@ -143,7 +145,7 @@ def test_rotating_to_a_secret_that_signs_already_keeps_it_once() -> None:
 def test_the_other_kind_stays_as_it_is() -> None:
     known = [Secret(SHARED), Secret(KEYPAIR), Secret(SHARED, scheme=Scheme.HMAC)]
     (new,) = next_secrets(BOTH, None, Version.V1)
-    assert rotated(known, [new], now=NOW, grace=HOUR) == [new, Secret(SHARED, NOW + HOUR), *known[1:]]
+    assert rotated(known, [new], BOTH, now=NOW, grace=HOUR) == [new, Secret(SHARED, NOW + HOUR), *known[1:]]
 
 
 def test_so_many_sign_at_most() -> None:
@@ -156,6 +158,22 @@ def test_so_many_sign_at_most() -> None:
 def test_a_keypair_of_before_there_were_versions_goes_on_signing() -> None:
     assert signing([Secret(KEYPAIR), made(Kind.TEXT)], V1) == [Secret(KEYPAIR)]
     assert signing([Secret(KEYPAIR)], HMAC) == []
+
+
+def test_what_was_rotated_between_versions_before_there_were_any_signs_as_it_did() -> None:
+    """Each signed by its own version until it ended, and the newest for good."""
+    shared = made(Kind.V1)
+    ended = Secret(shared.text, NOW - HOUR)  # nobody forgets it before the next rotation
+    assert Secret(KEYPAIR) in signing([Secret(KEYPAIR), ended], V1)
+    in_grace = [shared, Secret(KEYPAIR, NOW + HOUR)]
+    assert signing(in_grace, V1) == in_grace
+
+
+def test_what_signed_for_want_of_a_better_one_is_replaced_by_it_with_its_grace() -> None:
+    new = made(Kind.V1)
+    after = rotated([Secret(KEYPAIR)], [new], V1, now=NOW, grace=HOUR)
+    assert after == [new, Secret(KEYPAIR, NOW + HOUR)]
+    assert signing(after, V1) == after
 
 
 steps = st.lists(
@@ -175,7 +193,7 @@ def test_whatever_is_changed_it_can_sign_by_every_kind_and_what_comes_back_is_wh
         if isinstance(change, tuple):
             new = next_secrets(signature, None, None)
             before = {secret.kind: secret for secret in secrets if secret.expires_at is None}
-            secrets = rotated(secrets, new, now=now, grace=change[1] * HOUR)
+            secrets = rotated(secrets, new, signature, now=now, grace=change[1] * HOUR)
             assert {secret for secret in before.values() if secret.kind not in signature.kinds} <= set(secrets)
         else:
             signature = change
