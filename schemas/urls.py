@@ -31,7 +31,7 @@ def url_fault(text: str) -> str | None:
     if parts.scheme not in {"http", "https"}:
         return "must begin with https:// or http://"
     if "@" in parts.netloc:
-        return "must not hold a user name or password; send credentials in a header"
+        return "must not hold a user name or password; give credentials as auth"
     if "#" in text:
         return "must not have a fragment (#…)"
     if not _host_is_sound(parts) or port == 0 or parts.netloc.endswith(":"):
