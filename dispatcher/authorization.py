@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 
 from dispatcher.clock import boot_s
 from dispatcher.core.credentials import bearer
@@ -22,11 +22,14 @@ from dispatcher.index import Endpoint
 from dispatcher.tokens import Tokens
 from infra.egress import Egress
 from infra.tls import Contexts, Unusable
-from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
+from schemas.deliveries import Answered, Failure, NoAnswer
 from schemas.destination_auth import Tls
 
-Send = Callable[[Mapping[str, str], ssl.SSLContext | None, float], Awaitable[AttemptResult]]
-"""Makes the request with these headers besides its own, over that TLS, within so many seconds."""
+R = TypeVar("R")
+Send = Callable[[Mapping[str, str], ssl.SSLContext | None, float, bool], Awaitable[R]]
+"""Makes the request with these headers besides its own, over that TLS, within so many seconds; or says, by whatever
+else it returns, that it is not to be made. The flag: there was a wait, so what let the request through may be so no
+more."""
 
 _NOTHING: Final[Mapping[str, str]] = {}
 
@@ -38,7 +41,7 @@ class Authorization:
         self._tokens = Tokens(egress)
         self._contexts = Contexts()
 
-    async def through(self, endpoint: Endpoint, send: Send, *, timeout_s: float) -> AttemptResult:
+    async def through(self, endpoint: Endpoint, send: Send[R], *, timeout_s: float) -> R | NoAnswer:
         """What becomes of a request to `endpoint` that `send` makes, within `timeout_s` in all.
 
         What is the same for every request is in the endpoint's recipe already. The duration is of everything, the wait
@@ -46,19 +49,23 @@ class Authorization:
         """
         began_s = boot_s()
         result = await self._through(endpoint, send, began_s + timeout_s)
-        return replace(result, duration_ms=round((boot_s() - began_s) * 1000))
+        if isinstance(result, Answered | NoAnswer):
+            return replace(result, duration_ms=round((boot_s() - began_s) * 1000))
+        return result
 
-    async def _through(self, endpoint: Endpoint, send: Send, end_s: float) -> AttemptResult:
+    async def _through(self, endpoint: Endpoint, send: Send[R], end_s: float) -> R | NoAnswer:
+        is_there = endpoint.tls is None or self._contexts.has(endpoint.tls)
         tls = None if endpoint.tls is None else await self._context(endpoint.tls, end_s)
         if isinstance(tls, NoAnswer):
             return tls
         client = endpoint.oauth
         if client is None:
-            return await send(_NOTHING, tls, _left_s(end_s))
+            return await send(_NOTHING, tls, _left_s(end_s), not is_there)
+        is_there = is_there and self._tokens.has(client)
         token = await self._tokens.get(client, within_s=_left_s(end_s))
         if isinstance(token, NoAnswer):
             return _for_want_of_a_token(token)
-        result = await send(bearer(token.grant.token), tls, _left_s(end_s))
+        result = await send(bearer(token.grant.token), tls, _left_s(end_s), not is_there)
         if not _is_refused(result) or boot_s() >= end_s:
             return result
         self._tokens.drop(client, token)
@@ -66,7 +73,9 @@ class Authorization:
         if isinstance(token, NoAnswer):
             again = _for_want_of_a_token(token)
             return replace(again, reason=f"the endpoint answered 401 to its token, and {again.reason}")
-        return await send(bearer(token.grant.token), tls, _left_s(end_s))
+        again_result = await send(bearer(token.grant.token), tls, _left_s(end_s), True)
+        # What may not be sent again has been answered once.
+        return again_result if isinstance(again_result, Answered | NoAnswer) else result
 
     async def _context(self, tls: Tls, end_s: float) -> ssl.SSLContext | NoAnswer:
         try:
@@ -89,7 +98,7 @@ def _left_s(end_s: float) -> float:
     return max(0.001, round(end_s - boot_s(), 3))
 
 
-def _is_refused(result: AttemptResult) -> bool:
+def _is_refused(result: object) -> bool:
     return isinstance(result, Answered) and result.status == HTTPStatus.UNAUTHORIZED
 
 

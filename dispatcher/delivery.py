@@ -4,6 +4,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
@@ -158,14 +159,8 @@ class Deliverer:
                     timeout_s -= boot_s() - began
                     endpoint = self._index.get(endpoint.id) or endpoint
                     started_at = wall()  # signed when it is sent; the attempt's own time began with the question
-                composed = compose(
-                    endpoint.recipe,
-                    claim.content,
-                    webhook_id=public_id(EVENT, claim.event),
-                    now=started_at,
-                    traceparent=span.traceparent,
-                )
                 if endpoint.oauth is None and endpoint.tls is None:
+                    composed = _composed(endpoint, claim, started_at, span.traceparent)
                     result = await self._egress.post(
                         endpoint.url,
                         headers=composed.headers,
@@ -174,9 +169,10 @@ class Deliverer:
                         timeout_s=timeout_s,
                     )
                 else:
-                    result = await self._authorization.through(
-                        endpoint, partial(self._send, endpoint, claim, composed), timeout_s=timeout_s
-                    )
+                    authorized = await self._authorized(_Post(endpoint, claim, span.traceparent), timeout_s)
+                    if isinstance(authorized, Held):
+                        return authorized
+                    result = authorized
                 if endpoint.recipe.hidden:
                     result = without_echo(result, endpoint.recipe.hidden)
                 span.end(result)
@@ -214,27 +210,63 @@ class Deliverer:
             return "the handshake took all of its time"
         return self._obstacle(claim, now, deadline_s=left_s)
 
+    async def _authorized(self, post: "_Post", timeout_s: float) -> AttemptResult | Held:
+        """POST once what the endpoint asks for is there. A stop before that spends no attempt."""
+        try:
+            return await self._authorization.through(post.endpoint, partial(self._send, post), timeout_s=timeout_s)
+        except asyncio.CancelledError:
+            if post.begun:
+                raise
+            return Held("the dispatcher stopped while it waited for a token or for TLS")
+
     async def _send(
-        self,
-        endpoint: Endpoint,
-        claim: Claim,
-        composed: Composed,
-        headers: Mapping[str, str],
-        tls: ssl.SSLContext | None,
-        timeout_s: float,
-    ) -> AttemptResult:
-        """POST, now that the endpoint's token is there. While it was waited for, others may have taken over."""
-        if self._heartbeat.lapsed_since(claim.claimed_s) or not self._heartbeat.is_fresh():
-            return _internal("the dispatcher's heartbeat lapsed while it waited for a token", boot_s())
+        self, post: "_Post", headers: Mapping[str, str], tls: ssl.SSLContext | None, timeout_s: float, waited: bool
+    ) -> AttemptResult | Held:
+        began_s = boot_s()
+        if waited and (obstacle := await self._obstacle_after_wait(post, timeout_s)):
+            return Held(obstacle)
+        post.begun = True
+        composed = _composed(post.endpoint, post.claim, wall(), post.traceparent)
         result = await self._egress.post(
-            endpoint.url,
+            post.endpoint.url,
             headers={**composed.headers, **headers},
             body=composed.body,
             content_type=composed.content_type,
-            timeout_s=timeout_s,
+            timeout_s=max(0.001, timeout_s - (boot_s() - began_s)),
             tls=tls,
         )
         return without_echo(result, to_hide(headers.values())) if headers else result
+
+    async def _obstacle_after_wait(self, post: "_Post", left_s: float) -> str | None:
+        """Why it may not be sent after a wait. Its turn has passed meanwhile, and with it that of all that waited."""
+        began_s = boot_s()
+        try:
+            async with asyncio.timeout(left_s):
+                if not await self._paces.turn(post.endpoint):
+                    return "another dispatcher keeps its endpoint's pace"
+        except TimeoutError:
+            return "no other turn came in time, after the wait for a token or for TLS"
+        if self._index.get(post.endpoint.id) is not post.endpoint:
+            return "its subscription was changed during the wait for a token or for TLS"
+        if self._expiry(post.claim) is not None:
+            return "it became too old during the wait for a token or for TLS"  # and expires when it is fed
+        return self._obstacle(post.claim, post.endpoint, deadline_s=left_s - (boot_s() - began_s))
+
+
+@dataclass(slots=True, eq=False)
+class _Post:
+    """A request that something has to be got ready for; `begun`: it may have been sent."""
+
+    endpoint: Endpoint
+    claim: Claim
+    traceparent: str | None
+    begun: bool = False
+
+
+def _composed(endpoint: Endpoint, claim: Claim, now: datetime, traceparent: str | None) -> Composed:
+    return compose(
+        endpoint.recipe, claim.content, webhook_id=public_id(EVENT, claim.event), now=now, traceparent=traceparent
+    )
 
 
 def _internal(reason: str, began_s: float) -> NoAnswer:

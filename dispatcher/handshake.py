@@ -15,6 +15,7 @@ import structlog
 
 from dispatcher.authorization import Authorization
 from dispatcher.clock import boot_s
+from dispatcher.core.echo import to_hide, without_echo
 from dispatcher.core.handshake import ANSWER_HEADERS, Agreed, judge, question
 from dispatcher.index import Endpoint, SubscriptionIndex
 from infra.egress import Egress
@@ -84,15 +85,17 @@ class Handshakes:
         return None
 
     async def _options(
-        self, endpoint: Endpoint, headers: Mapping[str, str], tls: ssl.SSLContext | None, timeout_s: float
+        self, endpoint: Endpoint, headers: Mapping[str, str], tls: ssl.SSLContext | None, timeout_s: float, _: bool
     ) -> AttemptResult:
-        return await self._egress.options(
+        result = await self._egress.options(
             endpoint.url,
             headers={**endpoint.auth_headers, **headers, **question(origin=self._origin, limit=endpoint.limit)},
             timeout_s=timeout_s,
             tls=tls,
             keep_headers=ANSWER_HEADERS,
         )
+        # Before anything of it is quoted in a reason or logged.
+        return without_echo(result, (*endpoint.recipe.hidden, *to_hide(headers.values())))
 
     async def _remember(self, endpoint: Endpoint, agreed: Agreed) -> None:
         async with self._store.transaction() as connection:

@@ -15,12 +15,13 @@ from dispatcher.index import Endpoint
 class Paces:
     """When the buckets of the endpoints that this dispatcher feeds are full again, by boot time.
 
-    Turns are given out `ahead_s` seconds ahead at most, so that a limit that changes is soon in force.
+    Claims are made for turns up to `ahead_s` seconds ahead, so that a limit that changes is soon in force.
     """
 
     def __init__(self, *, ahead_s: float) -> None:
         self._ahead_s = ahead_s
         self._full_at_s: dict[UUID, float] = {}
+        self._under: dict[UUID, RateLimit] = {}  # the limit that it is reckoned by
 
     def has(self, subscription: UUID) -> bool:
         """Whether its lease is ours, and its pace known."""
@@ -37,11 +38,12 @@ class Paces:
     def end(self, subscription: UUID) -> None:
         """The lease is ours no more."""
         self._full_at_s.pop(subscription, None)
+        self._under.pop(subscription, None)
 
     def keep(self, subscriptions: set[UUID]) -> None:
         """Forget every lease that is not among these."""
         for lost in self._full_at_s.keys() - subscriptions:
-            del self._full_at_s[lost]
+            self.end(lost)
 
     def room(self, endpoint: Endpoint, *, in_hand: int, waiting: int) -> int | None:
         """How many more may be claimed; None for no limit. `waiting` are those in hand that have no turn yet.
@@ -75,6 +77,7 @@ class Paces:
     def _full_at(self, subscription: UUID, limit: RateLimit, now_s: float) -> float | None:
         """None without the lease. What was owed under a slower limit, before it was changed, is not owed any more."""
         full_at_s = self._full_at_s.get(subscription)
-        if full_at_s is not None:
+        if full_at_s is not None and self._under.get(subscription) != limit:
+            self._under[subscription] = limit
             full_at_s = self._full_at_s[subscription] = min(full_at_s, now_s + limit.refill_s + self._ahead_s)
         return full_at_s

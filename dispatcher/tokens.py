@@ -40,6 +40,11 @@ class Tokens:
         self._tokens: OrderedDict[OAuth2Auth, Token] = OrderedDict()
         self._fetches: SingleFlight[OAuth2Auth, Token | NoAnswer] = SingleFlight()
 
+    def has(self, client: OAuth2Auth) -> bool:
+        """Whether `get` gives one without a wait."""
+        token = self._tokens.get(client)
+        return token is not None and boot_s() < token.until_s
+
     async def get(self, client: OAuth2Auth, *, within_s: float) -> Token | NoAnswer:
         """A token that has not expired: the one that is kept, or a new one if it comes `within_s`."""
         began_s = boot_s()

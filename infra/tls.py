@@ -43,6 +43,10 @@ class Contexts:
         self._made: OrderedDict[Tls, ssl.SSLContext] = OrderedDict()
         self._flights: SingleFlight[Tls, ssl.SSLContext | Unusable] = SingleFlight()
 
+    def has(self, tls: Tls) -> bool:
+        """Whether `get` gives one without a wait."""
+        return tls in self._made
+
     async def get(self, tls: Tls) -> ssl.SSLContext | Unusable:
         """The context for `tls`: the same one for the same content, as long as it is kept."""
         context = self._made.get(tls)

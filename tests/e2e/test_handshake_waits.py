@@ -77,3 +77,20 @@ async def test_a_stop_during_the_handshake_spends_no_attempt(system: System, api
     hold.set()
     async with system.dispatcher():
         await system.settled({"delivered": 3})
+
+
+async def test_what_an_endpoint_says_back_of_its_credentials_is_hidden_in_the_reason(
+    system: System, api: Api, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    token = "a-token-4be9c1d7"
+    url = receiver.behave("/hook", Behaviour(consent={"WebHook-Allowed-Origin": f"Bearer {token}"}))
+    await api.subscribe(url, auth={"type": "bearer", "token": token}, retry_policy={"delays_s": []}, **ASKED)
+    async with system.dispatcher():
+        await publish(system, 1)
+        await system.settled({"dead": 1})
+    (request,) = receiver.requests
+    assert request.headers["authorization"] == f"Bearer {token}"
+    (reason,) = [row["reason"] for row in await system.fetch("SELECT reason FROM attempts")]
+    assert "WebHook-Allowed-Origin" in reason
+    captured = capfd.readouterr()
+    assert token not in reason + captured.out + captured.err

@@ -11,8 +11,8 @@ from dispatcher.breakers import Breakers
 from dispatcher.caps import Caps
 from dispatcher.claims import Claims
 from dispatcher.core.breaker import BreakerPolicy
-from dispatcher.core.request import Composed
-from dispatcher.delivery import Deliverer
+from dispatcher.core.conclude import Held
+from dispatcher.delivery import Deliverer, _Post
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
 from dispatcher.paces import Paces
@@ -61,14 +61,15 @@ async def test_a_dispatcher_that_lapsed_while_it_waited_for_a_token_sends_nothin
             cast(Any, None),
             Authorization(egress),
         )
-        result = await deliverer._send(endpoint, claim, Composed({"x-own": "1"}, b"{}"), BEARER, None, 5)
+        result = await deliverer._send(_Post(endpoint, claim, None), BEARER, None, 5, True)
     if lapsed:
-        assert isinstance(result, NoAnswer)
-        assert (result.failure, receiver.requests) == (Failure.INTERNAL, [])
+        assert isinstance(result, Held)
+        assert not receiver.requests
     else:
         assert isinstance(result, Answered)
         (request,) = receiver.requests
-        assert (request.headers["authorization"], request.headers["x-own"]) == ("Bearer t", "1")
+        assert request.headers["authorization"] == "Bearer t"
+        assert "webhook-signature" in request.headers
 
 
 async def test_an_endpoints_own_authority_is_not_its_token_servers(
