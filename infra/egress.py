@@ -118,7 +118,7 @@ class Egress:
                 return await self._send(attempt, request)
         except Exception as error:  # noqa: BLE001 the border: every failure of an attempt is a value
             if deadline.expired():
-                failure, reason = Failure.TIMEOUT, lateness(attempt, timeout_s)
+                failure, reason = lateness(attempt, timeout_s)
             elif self._closing:
                 failure, reason = _STOPPING
             else:

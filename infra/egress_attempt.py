@@ -13,7 +13,7 @@ class Attempt:
 
     __slots__ = (
         *("address", "began_s", "first_byte_s", "forbidden", "guard", "handshake_s", "host", "is_named"),
-        *("opened_s", "proxy", "sent_s", "status"),
+        *("opened_s", "proxy", "sent_s", "status", "tunnel_asked"),
     )
 
     def __init__(self) -> None:
@@ -21,6 +21,7 @@ class Attempt:
         self.host = ""  # of the URL
         self.address: str | None = None  # tried last; the proxy's where there is one
         self.proxy: str | None = None  # host and port of the outbound proxy, when a connection is made through it
+        self.tunnel_asked = False  # a connection to the proxy stands: from now on it may be the endpoint that is late
         self.forbidden: str | None = None  # why an address was refused
         self.is_named = False  # `host` had to be looked up
         self.opened_s: float | None = None  # the first socket is made

@@ -31,6 +31,9 @@ _KEEPALIVE_S: Final = 4.0
 # aiohttp tries the addresses of a name again and again, one fewer each time; a name with thousands of addresses would
 # keep the event loop busy until the deadline.
 _ADDRESSES_A_FAMILY: Final = 4
+# For each of the proxy's addresses, so that one that keeps silent leaves time for the next. The system sends a SYN that
+# was lost again after 1 s (RFC 6298 section 2.1): one may be.
+_PROXY_CONNECT_S: Final = 3.0
 
 
 class Handler(ResponseHandler):
@@ -135,6 +138,7 @@ class EgressConnector(aiohttp.TCPConnector):
         transport, tunnel = await self._reach(proxy, found)
         self._asking.add(transport)
         try:
+            attempt.tunnel_asked = True
             tunnel.ask(authority, proxy.authorization)
             await tunnel.opened
         except BaseException:
@@ -153,24 +157,27 @@ class EgressConnector(aiohttp.TCPConnector):
         sockets knows no exception for it.
         """
         attempt, loop = ATTEMPT.get(), asyncio.get_running_loop()
-        last: OSError | None = None
+        why = "it has no address"
         for one in found:
             address = (one["host"], proxy.port)
             attempt.tries(printable_address(address), literal=one["host"] == proxy.host)
             try:
                 return await loop.create_connection(lambda: Tunnel(loop), sock=await _connected(address))
+            except TimeoutError:
+                why = f"no answer within {_PROXY_CONNECT_S:g} s"
             except OSError as error:
-                last = error
-        why = "it has no address" if last is None else system_words(last)
+                why = system_words(error)
         reason = f"no connection to the outbound proxy at {attempt.address or attempt.proxy}: {why}"
         raise ProxyFailure(Failure.INTERNAL, reason)
 
 
 async def _connected(address: tuple[str, int]) -> socket.socket:
+    """A socket with a connection. Raises OSError, TimeoutError among them."""
     made = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(made, address)
+        async with asyncio.timeout(_PROXY_CONNECT_S):
+            await asyncio.get_running_loop().sock_connect(made, address)
     except BaseException:
         made.close()
         raise

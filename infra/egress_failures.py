@@ -27,24 +27,31 @@ class ProxyFailure(Exception):
         self.reason = reason
 
 
-def lateness(attempt: Attempt, timeout_s: float) -> str:
+def lateness(attempt: Attempt, timeout_s: float) -> tuple[Failure, str]:
+    """The deadline's failure. Until the outbound proxy is reached it is our own: every endpoint waits for that."""
     limit = f"within {timeout_s:g} s"
+    if attempt.proxy is None or attempt.tunnel_asked:
+        return Failure.TIMEOUT, f"{_late(attempt)} {limit}"
+    if attempt.address is None:
+        return Failure.INTERNAL, f"the look-up of the outbound proxy {attempt.proxy} got no answer {limit}"
+    return Failure.INTERNAL, f"no connection to the outbound proxy at {attempt.address} {limit}"
+
+
+def _late(attempt: Attempt) -> str:
     proxy = attempt.proxy
     if attempt.status is not None:
-        return f"the answer (status {attempt.status}) did not end {limit}"
+        return f"the answer (status {attempt.status}) did not end"
     if attempt.guard is not None:
         where = attempt.guard.peer if proxy is None else f"{attempt.host} through the outbound proxy"
-        return f"no answer came from {where} {limit}"
+        return f"no answer came from {where}"
     if attempt.address is not None:
         if attempt.handshake_s is not None:
             where = f"at {attempt.address}" if proxy is None else "through the outbound proxy"
-            return f"TLS with {attempt.host} {where} did not finish its handshake {limit}"
+            return f"TLS with {attempt.host} {where} did not finish its handshake"
         if proxy is not None:
-            return f"the outbound proxy at {attempt.address} gave no connection to {attempt.host} {limit}"
-        return f"no connection to {attempt.address} {limit}"
-    if proxy is not None:
-        return f"the look-up of the outbound proxy {proxy} got no answer {limit}"
-    return f"the look-up of {attempt.host} got no answer {limit}"
+            return f"the outbound proxy at {attempt.address} gave no connection to {attempt.host}"
+        return f"no connection to {attempt.address}"
+    return f"the look-up of {attempt.host} got no answer"
 
 
 def translated(error: Exception, attempt: Attempt) -> tuple[Failure, str]:

@@ -7,7 +7,7 @@ from infra.egress_failures import ProxyFailure
 from infra.request_head import USER_AGENT
 from schemas.deliveries import Failure
 
-_HEAD_MAX_BYTES: Final = 16_384
+_HEADS_MAX_BYTES: Final = 16_384  # of the answer and the interim ones (1xx) before it, together
 _END: Final = b"\r\n\r\n"
 
 
@@ -22,6 +22,7 @@ class Tunnel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._authority = ""
         self._came = bytearray()
+        self._read_bytes = 0  # of what came, interim answers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
@@ -35,24 +36,26 @@ class Tunnel(asyncio.Protocol):
         self._transport.write(head.encode("ascii"))
 
     def data_received(self, data: bytes) -> None:
-        assert self._transport is not None
         if self.opened.done():
             return
         self._came += data
-        head, end, rest = self._came.partition(_END)
-        if not end and len(head) <= _HEAD_MAX_BYTES:
-            return
-        status = _status(bytes(head)) if end else None
-        if status is not None and 100 <= status <= 199:
-            self._came = bytearray()
-            self.data_received(bytes(rest))
-            return
-        self._transport.pause_reading()
+        while (end := self._came.find(_END, self._read_bytes, _HEADS_MAX_BYTES)) >= 0:
+            status = _status(bytes(self._came[self._read_bytes : end]))
+            self._read_bytes = end + len(_END)
+            if status is None or not 100 <= status <= 199:
+                self._answered(status, more=len(self._came) > self._read_bytes)
+                return
+        if len(self._came) > _HEADS_MAX_BYTES:
+            self._pause()
+            self._fail(Failure.INTERNAL, f"the outbound proxy's answer did not end within {_HEADS_MAX_BYTES} bytes")
+
+    def _answered(self, status: int | None, *, more: bool) -> None:
+        self._pause()
         if status is None:
             self._fail(Failure.INTERNAL, "the outbound proxy's answer is not HTTP")
         elif not 200 <= status <= 299:
             self._fail(*_refusal(status, self._authority))
-        elif rest:
+        elif more:
             # A client speaks first, in TLS and in HTTP: what comes unasked is not the endpoint's answer.
             self._fail(Failure.INTERNAL, "the outbound proxy sent more than its answer")
         else:
@@ -60,6 +63,10 @@ class Tunnel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(Failure.INTERNAL, "the outbound proxy closed the connection without an answer")
+
+    def _pause(self) -> None:
+        assert self._transport is not None
+        self._transport.pause_reading()
 
     def _fail(self, failure: Failure, reason: str) -> None:
         if not self.opened.done():

@@ -1,14 +1,17 @@
 """Webhooks through an outbound proxy: tunnels for all, TLS end to end, and a password that nobody else sees."""
 
 import asyncio
+import socket
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from dispatcher.core.breaker import Health, health
+from infra import egress_connector
 from infra.egress import Egress, open_egress
 from infra.egress_rules import EgressRules
 from infra.settings import read_settings
@@ -17,7 +20,7 @@ from tests.support import hostile as scripts
 from tests.support.certificates import NO_TLS, self_signed, server_tls
 from tests.support.connect_proxy import connect_proxy
 from tests.support.hostile import Hostile, connections_end, hostile
-from tests.support.nameserver import name_server
+from tests.support.nameserver import SILENCE, name_server
 from tests.support.receivers import Receiver
 from tests.support.system import ANY_URL
 from tests.support.waiting import eventually
@@ -186,6 +189,9 @@ async def test_a_name_that_leads_to_the_proxy_is_no_way_around_the_guard() -> No
     assert not any("near.test" in head for head in proxy.heads)
 
 
+INTERIM = b"HTTP/1.1 100 \r\n\r\n"
+
+
 def head(status: str) -> bytes:
     return f"HTTP/1.1 {status}\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n".encode()
 
@@ -207,7 +213,9 @@ def head(status: str) -> bytes:
         (head("301 Moved"), Failure.CONNECT, "gave no connection to hooks.example:{port} (status 301)"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Failure.INTERNAL, "answer is not HTTP"),
         (b"HTTP/1.1 2000 OK\r\n\r\n", Failure.INTERNAL, "answer is not HTTP"),
-        (b"x" * 100_000, Failure.INTERNAL, "answer is not HTTP"),
+        (b"x" * 100_000, Failure.INTERNAL, "answer did not end within 16384 bytes"),
+        (INTERIM * 5_000, Failure.INTERNAL, "answer did not end within 16384 bytes"),
+        (INTERIM * 950 + head("403 No"), Failure.FORBIDDEN_ADDRESS, "(403)"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + scripts.OK, Failure.INTERNAL, "sent more than its answer"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" + head("403 No"), Failure.FORBIDDEN_ADDRESS, "(403)"),
     ],
@@ -224,6 +232,21 @@ async def test_what_a_proxy_says_instead_of_a_tunnel_is_told(
         assert told.format(port=port) in result.reason
         assert not any(part in result.reason for part in (SECRET, "hookhare", BASIC))
         assert len(proxy.heads) == 1
+        await connections_end(proxy.port)
+
+
+async def test_a_proxy_that_never_ends_its_interim_answers_is_cut_and_is_not_the_endpoints_fault() -> None:
+    async def pour(it: Hostile, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await it.request(reader)
+        await it.pour(writer, INTERIM * 10)
+
+    async with hostile(pour) as proxy, through(f"http://127.0.0.1:{proxy.port}") as egress:
+        result = await post(egress, "http://hooks.example/")
+        assert isinstance(result, NoAnswer)
+        assert (result.failure, result.reason) == (
+            Failure.INTERNAL,
+            "the outbound proxy's answer did not end within 16384 bytes",
+        )
         await connections_end(proxy.port)
 
 
@@ -248,6 +271,66 @@ async def test_a_proxy_that_does_not_resolve_is_told() -> None:
     assert isinstance(result, NoAnswer)
     assert result.failure is Failure.INTERNAL
     assert result.reason.startswith("the outbound proxy proxy.test:3128 does not resolve: ")
+
+
+@contextmanager
+def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A port whose backlog is full: Linux drops the SYNs to it. A host that is down keeps as silent."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind((host, port))
+        server.listen(0)
+        stack.enter_context(socket.create_connection(server.getsockname()))
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("bound_s", "timeout_s", "told"), [(3.0, 0.4, " within 0.4 s"), (0.2, 5.0, ": no answer within 0.2 s")]
+)
+async def test_a_proxy_whose_host_is_down_is_not_the_endpoints_fault(
+    bound_s: float, timeout_s: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress_connector, "_PROXY_CONNECT_S", bound_s)
+    with black_hole() as port:
+        async with through(f"http://127.0.0.1:{port}") as egress:
+            result = await post(egress, "https://hooks.example/", timeout_s)
+    assert isinstance(result, NoAnswer)
+    assert (result.failure, result.reason) == (
+        Failure.INTERNAL,
+        f"no connection to the outbound proxy at 127.0.0.1:{port}{told}",
+    )
+    assert health(result) is Health.UNKNOWN
+
+
+async def test_a_look_up_of_the_proxy_that_hangs_is_not_the_endpoints_fault() -> None:
+    async with (
+        name_server({"proxy.test": SILENCE}) as nameserver,
+        through("http://proxy.test:3128", nameserver=nameserver) as egress,
+    ):
+        result = await post(egress, "https://hooks.example/", timeout_s=0.4)
+    assert isinstance(result, NoAnswer)
+    assert (result.failure, result.reason) == (
+        Failure.INTERNAL,
+        "the look-up of the outbound proxy proxy.test:3128 got no answer within 0.4 s",
+    )
+
+
+async def test_an_address_of_the_proxy_that_keeps_silent_leaves_time_for_the_next(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress_connector, "_PROXY_CONNECT_S", 0.2)
+    async with AsyncExitStack() as stack:
+        nameserver = await stack.enter_async_context(name_server({"proxy.test": ["127.0.0.2", "127.0.0.1"]}))
+        proxy = await stack.enter_async_context(connect_proxy(leads={"hooks.example:80": receiver.port}))
+        stack.enter_context(black_hole("127.0.0.2", proxy.port))
+        egress = await stack.enter_async_context(through(f"http://proxy.test:{proxy.port}", nameserver=nameserver))
+        result = await post(egress, "http://hooks.example/")
+    assert isinstance(result, Answered), result
+    assert result.remote_address == f"127.0.0.1:{proxy.port}"
 
 
 async def test_a_proxy_by_name_is_reached_at_the_address_that_takes_a_connection(receiver: Receiver) -> None:
