@@ -13,10 +13,14 @@ from schemas.formats import Format, HmacSignature, Signature, request_problems
 
 async def check_certificates(tls: Tls | None) -> None:
     """Raises InvalidInput for certificates and keys that are not right, or that OpenSSL would not use."""
-    if tls is None:
-        return
+    if tls is not None:
+        await asyncio.to_thread(_check, tls)
+
+
+def _check(tls: Tls) -> None:
+    # Blocks, and so does check_tls: both are done away from the event loop.
     check_tls(tls, now=datetime.now(UTC))
-    made = await asyncio.to_thread(make_context, tls)
+    made = make_context(tls)
     if isinstance(made, Unusable):
         raise InvalidInput.of("tls", f"must be usable as it is: {made.reason}")
 

@@ -3,6 +3,7 @@
 `cryptography` is imported where it is used, since the base install does not have it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,9 +13,14 @@ from schemas.destination_auth import Tls
 from schemas.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.x509 import Certificate
 
+MAX_RSA_BITS: Final = 4096
 _MAX_SUBJECT_CHARS: Final = 500
+_PEM_BEGINS: Final = "-----BEGIN"
+_NO_KEY: Final = "must be a private key in PEM form (-----BEGIN PRIVATE KEY-----), and cannot be read"
+_ONE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,8 @@ def describe_certificates(pem: str) -> list[CertificateInfo]:
 def check_tls(tls: Tls, *, now: datetime) -> None:
     """Return if the certificates can be read and have not expired, and the key is that of the first certificate.
 
-    Raises InvalidInput that names the fields, from `tls` on, and never shows a key.
+    Blocks: to see that a key of `MAX_RSA_BITS` is one takes some tenths of a second. Raises InvalidInput that names the
+    fields, from `tls` on, and never shows a key.
     """
     problems = []
     for name, pem in (("tls.client_certificate", tls.client_certificate), ("tls.ca", tls.ca)):
@@ -67,17 +74,35 @@ def _key_fault(pem: str, chain: str) -> str | None:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - see the module
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - see the module
 
+    # A certificate in it would be sent in place of the one that is shown: OpenSSL takes the first that it comes upon.
+    if pem.count(_PEM_BEGINS) > 1:
+        return "must hold one private key in PEM form and nothing else; certificates go into client_certificate"
+    if not _ONE_KEY.search(pem):
+        return _NO_KEY
+    data = pem.encode("ascii")
     try:
-        key = load_pem_private_key(pem.encode("ascii"), password=None)
+        # To check a key takes time that grows fast with its length, and holds up every thread: its length comes first.
+        if _is_too_long(load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=True)):
+            return f"must be of at most {MAX_RSA_BITS} bits if it is an RSA key, half of them in each of its two primes"
+        key = load_pem_private_key(data, password=None)
     except TypeError:
         return "must not be encrypted; it is encrypted here when it is stored"
     except (ValueError, UnsupportedAlgorithm):
-        return "must be a private key in PEM form (-----BEGIN PRIVATE KEY-----), and cannot be read"
+        return _NO_KEY
     try:
         belongs = key.public_key() == _certificates(chain)[0].public_key()
     except (ValueError, UnsupportedAlgorithm):
         belongs = False
     return None if belongs else "must be the key of the first certificate in client_certificate, and is not"
+
+
+def _is_too_long(key: "PrivateKeyTypes") -> bool:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415 - see the module
+
+    if not isinstance(key, RSAPrivateKey):
+        return False
+    numbers = key.private_numbers()  # of a key that is made to take long, each may be of any length
+    return key.key_size > MAX_RSA_BITS or max(numbers.p, numbers.q).bit_length() > MAX_RSA_BITS // 2
 
 
 def _certificates(pem: str) -> "Sequence[Certificate]":

@@ -1,8 +1,8 @@
 """What an endpoint says back of the secrets that it was sent: hidden before its answer is kept, and shown.
 
 Endpoints that are made for looking at requests answer with the headers that came. A net, not a proof: it knows a secret
-as it was sent, and as JSON writes it, also where the end of what is kept cuts it; no other encoding, and none shorter
-than `MIN_CHARS`, which innocent text would hold by chance.
+as it was sent, whole or after its scheme, and as JSON or a reason writes it, also where the end of what is kept cuts
+it; no other encoding, and none shorter than `MIN_CHARS`, which innocent text would hold by chance.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,11 +22,12 @@ def to_hide(values: Iterable[str]) -> tuple[str, ...]:
     """What to look for in the answers to requests with these secret values of headers, longest first."""
     found: set[str] = set()
     for value in values:
-        credentials = value.partition(" ")[2]  # after the scheme, as in `Bearer …`
-        text = credentials if len(credentials) >= MIN_CHARS else value
-        if len(text) >= MIN_CHARS:
-            in_json = msgspec.json.encode(text).decode()[1:-1]
-            found |= {text, in_json, in_json.replace("/", r"\/")}
+        # After a space there may be the credentials of a scheme, as in `Bearer …`; many are registered nowhere.
+        for text in (value, value.partition(" ")[2]):
+            for form in (text, " ".join(text.split())):  # a reason has no two spaces together
+                if len(form) >= MIN_CHARS:
+                    in_json = msgspec.json.encode(form).decode()[1:-1]
+                    found |= {form, in_json, in_json.replace("/", r"\/")}
     return tuple(sorted(found, key=len, reverse=True))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -25,8 +26,8 @@ class Fetch:
 class TokenServer:
     """Listens on `host`. `clients` are secrets by id, several at a time while one is replaced.
 
-    It answers `answer` in place of a token, `status` with it, if that is set; and while `hold` is set, nothing until
-    that event is.
+    It answers `answer` in place of a token, `status` with it, if that is set; with `padding` before its tokens; with
+    `unended_bytes` of an answer that never ends, if that is set; and while `hold` is set, nothing until that event is.
     """
 
     clients: dict[str, set[str]] = field(default_factory=dict)
@@ -34,6 +35,8 @@ class TokenServer:
     expires_in: object = 3600
     status: int = 200
     answer: object = None
+    padding: str = ""
+    unended_bytes: int = 0
     hold: asyncio.Event | None = None
     fetches: list[Fetch] = field(default_factory=list)
     waiting: int = 0
@@ -61,7 +64,7 @@ class TokenServer:
     def revoke_all(self) -> None:
         self._tokens.clear()
 
-    async def _grant(self, request: web.Request) -> web.Response:
+    async def _grant(self, request: web.Request) -> web.StreamResponse:
         form = {name: str(value) for name, value in (await request.post()).items()}
         kind, client_id, secret = _client(request, form)
         known = secret in self.clients.get(client_id, ()) and form.get("grant_type") == "client_credentials"
@@ -71,6 +74,8 @@ class TokenServer:
         if self.hold is not None:
             self.waiting += 1
             await self.hold.wait()
+        if self.unended_bytes:
+            return await self._begin_only(request)
         if self.answer is not None:
             return web.json_response(self.answer, status=status)
         if not known:
@@ -78,7 +83,17 @@ class TokenServer:
         token = f"tok-{len(self.fetches)}"
         self._tokens[token] = fetch
         granted = {"access_token": token, "token_type": "bearer", "expires_in": self.expires_in}
-        return web.json_response({name: value for name, value in granted.items() if value is not None})
+        text = json.dumps({name: value for name, value in granted.items() if value is not None})
+        return web.Response(text=self.padding + text, content_type="application/json")
+
+    async def _begin_only(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for begin in range(0, self.unended_bytes, 1024):
+            await response.write(b" " * min(1024, self.unended_bytes - begin))
+            await asyncio.sleep(0)  # the head is read before the rest comes
+        await asyncio.Event().wait()
+        return response
 
     async def __aenter__(self) -> Self:
         app = web.Application()

@@ -1,14 +1,19 @@
 """`auth` and `tls` over the API: stored encrypted, shown without secrets, replaced whole, refused by field."""
 
-from datetime import timedelta
+import threading
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
 
+import consumer_api.destinations
+from consumer_api.destinations import check_certificates
 from infra.crypto import Vault, new_key
 from infra.settings import Settings
 from infra.store.store import Store
+from schemas.certificates import check_tls
+from schemas.destination_auth import Tls
 from schemas.ids import SUBSCRIPTION, parse_id
 from tests.support.api import ApiClient
 from tests.support.certificates import Authority
@@ -90,6 +95,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"tls": TLS, "url": "http://example.com/"}, "tls", "https://"),
     ({"tls": TLS | {"client_key": AUTHORITY.issue("x").key}}, "tls.client_key", "of the first certificate"),
+    ({"tls": TLS | {"client_key": CLIENT.key + CLIENT.certificate}}, "tls.client_key", "one private key"),
     ({"tls": {"ca": "c4nary"}}, "tls.ca", "PEM"),
     ({"tls": {"ca": AUTHORITY.issue("old", valid=timedelta(hours=-1)).certificate}}, "tls.ca", "CN=old"),
 ]
@@ -121,9 +127,22 @@ async def test_what_a_patch_leaves_is_part_of_the_whole(api: ApiClient) -> None:
     assert await api.patch(path, {"headers": {"Authorization": "x"}, "auth": None})
 
 
+async def test_keys_are_read_away_from_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def noting(tls: Tls, *, now: datetime) -> None:
+        threads.append(threading.get_ident())
+        check_tls(tls, now=now)
+
+    monkeypatch.setattr(consumer_api.destinations, "check_tls", noting)
+    await check_certificates(Tls.model_validate(TLS))
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
 async def test_what_openssl_would_not_use_is_refused(api: ApiClient) -> None:
     """A key of 1,024 bits can be read, and is the certificate's; OpenSSL finds it too small."""
-    from datetime import UTC, datetime
+    from datetime import UTC
 
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import dispatcher.tokens
+from dispatcher.core.credentials import MAX_ANSWER_BYTES
 from dispatcher.tokens import Token, Tokens
 from infra.egress import open_egress
 from infra.settings import read_settings
@@ -148,6 +149,20 @@ async def test_a_failure_is_not_kept(server: TokenServer, tokens: Tokens) -> Non
     assert came.reason == f"the token server at 127.0.0.1:{server.port} answered 503: temporarily_unavailable"
     server.answer, server.status = None, 200
     assert await text(tokens, client(server))
+
+
+async def test_a_long_answer_is_taken_up_to_what_is_kept(server: TokenServer, tokens: Tokens) -> None:
+    """Far more than of an endpoint's answer."""
+    server.padding = " " * 60_000
+    assert SETTINGS.response_keep_bytes < 60_000 < MAX_ANSWER_BYTES
+    assert await text(tokens, client(server))
+
+
+async def test_more_of_an_answer_than_may_be_kept_is_not_waited_for(server: TokenServer, tokens: Tokens) -> None:
+    server.unended_bytes = MAX_ANSWER_BYTES
+    came = await tokens.get(client(server), within_s=20)
+    assert isinstance(came, NoAnswer)
+    assert came.reason == f"the token server at 127.0.0.1:{server.port} answered with 65536 bytes or more"
 
 
 async def test_a_token_server_that_is_not_there_is_told(tokens: Tokens) -> None:

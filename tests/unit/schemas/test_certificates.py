@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives import serialization as form
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from schemas.certificates import check_tls, describe_certificates
 from schemas.destination_auth import Tls
@@ -23,6 +23,14 @@ def locked(key: str) -> str:
     return loaded.private_bytes(
         form.Encoding.PEM, form.PrivateFormat.PKCS8, form.BestAvailableEncryption(b"pass")
     ).decode()
+
+
+def no_primes(p_bits: int, q_bits: int) -> str:
+    """An RSA key of no use, in that its two primes are none, and of that many bits."""
+    p, q = 2**p_bits - 1, 2**q_bits - 1
+    numbers = rsa.RSAPrivateNumbers(p, q, 65_537, 65_537, 65_537, 65_537, rsa.RSAPublicNumbers(65_537, p * q))
+    key = numbers.private_key(unsafe_skip_rsa_key_validation=True)
+    return key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()).decode()
 
 
 def tls(certificate: str = CLIENT.certificate, key: str = CLIENT.key, ca: str = AUTHORITY.pem) -> Tls:
@@ -49,6 +57,13 @@ def test_what_is_right_passes() -> None:
         (tls(key=locked(CLIENT.key)), "tls.client_key", "must not be encrypted"),
         (tls(key="nonsense"), "tls.client_key", "cannot be read"),
         (tls(key=CLIENT.certificate), "tls.client_key", "cannot be read"),
+        (tls(key=CLIENT.key + AUTHORITY.pem), "tls.client_key", "one private key in PEM form and nothing else"),
+        (tls(key=CLIENT.certificate + CLIENT.key), "tls.client_key", "one private key in PEM form and nothing else"),
+        (tls(key=CLIENT.key + OTHER.key), "tls.client_key", "one private key in PEM form and nothing else"),
+        (tls(key=no_primes(4096, 4096)), "tls.client_key", "at most 4096 bits"),
+        (tls(key=no_primes(2049, 2000)), "tls.client_key", "at most 4096 bits"),
+        (tls(key=no_primes(2000, 2049)), "tls.client_key", "at most 4096 bits"),
+        (tls(key=no_primes(2048, 2048)), "tls.client_key", "cannot be read"),
         (tls(certificate=OLD.certificate, key=OLD.key), "tls.client_certificate", "CN=an old one"),
         (tls(certificate="nonsense"), "tls.client_certificate", "cannot be read"),
         (tls(certificate=CLIENT.certificate + CLIENT.key), "tls.client_certificate", "no private key"),

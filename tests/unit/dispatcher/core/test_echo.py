@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.echo import MIN_CHARS, to_hide, without_echo
+from infra.egress_failures import short
 from schemas.deliveries import Answered, Failure, NoAnswer
 
 SECRET = 'hush"hush/hush\\hush'
 IN_JSON = json.dumps(SECRET)[1:-1]
-PRINTABLE = st.text(st.characters(min_codepoint=0x2B, max_codepoint=0x7E), min_size=MIN_CHARS, max_size=40)
+PRINTABLE = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0x7E, exclude_characters="*"), min_size=MIN_CHARS, max_size=40
+)
 
 
 def answered(body: bytes, **headers: str) -> Answered:
@@ -31,6 +34,21 @@ def test_it_is_found_as_it_was_sent_and_in_json_after_its_scheme_or_without_one(
     assert b"hush" not in body
     assert body.startswith(b"you sent ")
     assert body.endswith(b"; and more")
+
+
+def test_what_has_a_space_is_hidden_whole_and_after_it() -> None:
+    key = "correcthorsebattery staple-of-words"
+    assert kept(f"X-Key: {key}; {key.split()[1]}".encode(), key) == b"X-Key: ***; ***"
+    assert kept(f"X-Key: {key[:12]}".encode(), key) == b"X-Key: ***"
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "token", "Splunk"])
+def test_a_reason_that_leaves_out_spaces_is_no_way_past(scheme: str) -> None:
+    credentials = "  first-part  a  second-part"
+    said = short(f"{scheme} {credentials} {credentials}.")
+    result = without_echo(NoAnswer(Failure.INVALID_RESPONSE, said, 1, None), to_hide([f"{scheme} {credentials}"]))
+    assert isinstance(result, NoAnswer)
+    assert result.reason == "*** ***."
 
 
 @pytest.mark.parametrize("length", range(MIN_CHARS, len(SECRET)))
