@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_RSA_BITS: Final = 4096
 _MAX_SUBJECT_CHARS: Final = 500
 _PEM_BEGINS: Final = "-----BEGIN"
+_CERTIFICATE_BEGINS: Final = "-----BEGIN CERTIFICATE-----"
 _NO_KEY: Final = "must be a private key in PEM form (-----BEGIN PRIVATE KEY-----), and cannot be read"
 _ONE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 
@@ -59,6 +60,9 @@ def check_tls(tls: Tls, *, now: datetime) -> None:
 def _certificates_fault(pem: str, now: datetime) -> str | None:
     if "PRIVATE KEY-----" in pem:
         return "must hold certificates and no private key, which goes into client_key"
+    # Of another kind, as TRUSTED CERTIFICATE, OpenSSL would take one that is not shown.
+    if pem.count(_PEM_BEGINS) != pem.count(_CERTIFICATE_BEGINS):
+        return "must hold nothing but certificates that begin with -----BEGIN CERTIFICATE-----"
     try:
         described = describe_certificates(pem)
     except ValueError:

@@ -67,6 +67,11 @@ def test_what_is_right_passes() -> None:
         (tls(certificate=OLD.certificate, key=OLD.key), "tls.client_certificate", "CN=an old one"),
         (tls(certificate="nonsense"), "tls.client_certificate", "cannot be read"),
         (tls(certificate=CLIENT.certificate + CLIENT.key), "tls.client_certificate", "no private key"),
+        (
+            tls(certificate=OTHER.certificate.replace("CERTIFICATE", "TRUSTED CERTIFICATE") + CLIENT.certificate),
+            "tls.client_certificate",
+            "nothing but certificates",
+        ),
         (tls(ca=AUTHORITY.pem + OLD.certificate), "tls.ca", "certificate 2 of 2"),
         (tls(ca=AUTHORITY.pem.replace("M", "m", 1)), "tls.ca", "cannot be read"),
         (tls(ca=CLIENT.key), "tls.ca", "no private key"),
