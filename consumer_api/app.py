@@ -7,6 +7,7 @@ from aiohttp import web
 from consumer_api import dead_letters, deliveries, events, operations, replays, states, subscriptions
 from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, SETTINGS, STORE, TELEMETRY, VAULT
 from consumer_api.middleware import authenticate, bounded, identify
+from consumer_api.route import Route, add_routes
 from infra.broker.base import Broker
 from infra.broker.open import messaging_system
 from infra.crypto import Vault
@@ -22,8 +23,9 @@ _ENVELOPE_BYTES: Final = 131_072
 def make_app(
     *, settings: Settings, store: Store, broker: Broker, vault: Vault, early_check: EarlyCheck, telemetry: Telemetry
 ) -> web.Application:
+    added: dict[web.AbstractRoute, Route] = {}
     app = web.Application(
-        middlewares=[identify, bounded(settings.api_max_requests), authenticate],
+        middlewares=[identify, bounded(settings.api_max_requests), authenticate(added)],
         client_max_size=settings.max_event_bytes + _ENVELOPE_BYTES,
     )
     app[SETTINGS] = settings
@@ -33,6 +35,11 @@ def make_app(
     app[VAULT] = vault
     app[EARLY_CHECK] = early_check
     app[TELEMETRY] = telemetry
-    for resource in (operations, subscriptions, states, events, deliveries, dead_letters, replays):
-        app.add_routes(resource.routes())
+    added |= add_routes(app, all_routes())
     return app
+
+
+def all_routes() -> list[Route]:
+    """Every route that there is."""
+    resources = (operations, subscriptions, states, events, deliveries, dead_letters, replays)
+    return [route for resource in resources for route in resource.routes()]

@@ -1,6 +1,9 @@
 """What the handlers work with, under typed keys of the application and of the request."""
 
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from aiohttp import web
 
@@ -10,6 +13,17 @@ from infra.early_check import EarlyCheck
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
+from schemas.scopes import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key that a request came with; `tenant` is None for an admin key."""
+
+    key_id: UUID
+    tenant: str | None
+    scopes: AbstractSet[Scope]
+
 
 STORE: Final = web.AppKey("store", Store)
 BROKER: Final = web.AppKey[Broker]("broker")
@@ -20,4 +34,4 @@ SETTINGS: Final = web.AppKey("settings", Settings)
 TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
-KEY_ID: Final = web.RequestKey("key_id", str)  # of the admin key, as the request log shows it
+CALLER: Final = web.RequestKey("caller", Caller)

@@ -15,6 +15,7 @@ from consumer_api.outcomes import done
 from consumer_api.presentation import dead_letter_view, dead_letter_with_body_view
 from consumer_api.queries import DeadLettersQuery
 from consumer_api.reading import path_id, read_query
+from consumer_api.route import Route
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import dead_letters
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
@@ -23,17 +24,19 @@ from schemas.events import Event, read_event
 from schemas.fields import type_fault
 from schemas.ids import DEAD_LETTER
 from schemas.messages import Message
+from schemas.scopes import Scope
 
 _OUR_HEADERS: Final = "hookhare-"
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     one = "/v1/dead-letters/{dead_letter_id}"
+    read, write = Scope.DEAD_LETTERS_READ, Scope.DEAD_LETTERS_WRITE
     return [
-        web.get("/v1/dead-letters", list_dead_letters),
-        web.get(one, get),
-        web.post(f"{one}/replay", replay),
-        web.post(f"{one}/discard", discard),
+        Route(method="GET", path="/v1/dead-letters", handler=list_dead_letters, scope=read, query=DeadLettersQuery),
+        Route(method="GET", path=one, handler=get, scope=read),
+        Route(method="POST", path=f"{one}/replay", handler=replay, scope=Scope.REPLAYS_WRITE),
+        Route(method="POST", path=f"{one}/discard", handler=discard, scope=write),
     ]
 
 

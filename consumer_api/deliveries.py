@@ -11,20 +11,23 @@ from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, delivery_with_attempts_view
 from consumer_api.queries import DeliveriesQuery
 from consumer_api.reading import path_id, read_query
+from consumer_api.route import Route
 from infra.store import deliveries, history
 from schemas.ids import DELIVERY
+from schemas.scopes import Scope
 
 MAX_ATTEMPTS_SHOWN: Final = 500  # the latest: a policy makes at most 50 in a cycle
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     one = "/v1/deliveries/{delivery_id}"
+    read, write = Scope.DELIVERIES_READ, Scope.DELIVERIES_WRITE
     return [
-        web.get("/v1/deliveries", list_deliveries),
-        web.get(one, get),
-        web.post(f"{one}/retry", retry),
-        web.post(f"{one}/cancel", cancel),
-        web.post(f"{one}/replay", replay),
+        Route(method="GET", path="/v1/deliveries", handler=list_deliveries, scope=read, query=DeliveriesQuery),
+        Route(method="GET", path=one, handler=get, scope=read),
+        Route(method="POST", path=f"{one}/retry", handler=retry, scope=write),
+        Route(method="POST", path=f"{one}/cancel", handler=cancel, scope=write),
+        Route(method="POST", path=f"{one}/replay", handler=replay, scope=Scope.REPLAYS_WRITE),
     ]
 
 

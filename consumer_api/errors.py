@@ -33,7 +33,8 @@ class ErrorCode(StrEnum):
     INVALID_REQUEST = "invalid_request"  # 400: HTTP that cannot be understood, such as a broken body encoding
     INVALID_JSON = "invalid_json"  # 400: the body is not JSON
     VALIDATION_FAILED = "validation_failed"  # 400: `details` names each field and what would be right
-    UNAUTHORIZED = "unauthorized"  # 401: no key, or one that is unknown or revoked
+    UNAUTHORIZED = "unauthorized"  # 401: no key, or one that is unknown, revoked or expired
+    FORBIDDEN = "forbidden"  # 403: the key has not the scope that the route asks for, or is of another tenant
     NOT_FOUND = "not_found"  # 404: no such route, or nothing with that id
     METHOD_NOT_ALLOWED = "method_not_allowed"  # 405: the header Allow says which are
     REQUEST_TIMEOUT = "request_timeout"  # 408: the body did not come in time

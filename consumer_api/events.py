@@ -9,29 +9,31 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
-from consumer_api.context import BROKER, SETTINGS, STORE, TELEMETRY
+from consumer_api.context import BROKER, CALLER, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
 from consumer_api.outcomes import done
 from consumer_api.presentation import event_view
 from consumer_api.publishing import requested_event
 from consumer_api.queries import EventsQuery
-from consumer_api.reading import path_id, read_body, read_query
+from consumer_api.reading import path_id, read_body, read_query, tenant_for
+from consumer_api.route import Route
 from consumer_api.tracing import publish_span
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import history
 from schemas.errors import BrokerError, Problem
-from schemas.events import Event, event_message
+from schemas.events import DEFAULT_TENANT, Event, event_message
 from schemas.ids import EVENT, event_key, public_id
 from schemas.raw_json import json_fault
+from schemas.scopes import Scope
 
 _NO_EVENT: Final = "event (it may not have been admitted yet, or was dropped as a duplicate of an earlier one)"
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     return [
-        web.post("/v1/events", publish),
-        web.get("/v1/events", list_events),
-        web.get("/v1/events/{event_id}", get),
+        Route(method="POST", path="/v1/events", handler=publish, scope=Scope.EVENTS_WRITE),
+        Route(method="GET", path="/v1/events", handler=list_events, scope=Scope.EVENTS_READ, query=EventsQuery),
+        Route(method="GET", path="/v1/events/{event_id}", handler=get, scope=Scope.EVENTS_READ),
     ]
 
 
@@ -45,7 +47,9 @@ async def publish(request: web.Request) -> web.Response:
     if fault := json_fault(body):
         raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body {fault}"))
     settings, now, fresh_id = request.app[SETTINGS], datetime.now(UTC), str(uuid7())
-    event, accepted_ms = requested_event(body, now=now, fresh_id=fresh_id), int(now.timestamp() * 1000)
+    own, accepted_ms = request[CALLER].tenant, int(now.timestamp() * 1000)
+    event = requested_event(body, now=now, fresh_id=fresh_id, default_tenant=own or DEFAULT_TENANT)
+    tenant_for(request, event.tenant)
     if len(event.data) > settings.max_event_bytes:
         raise too_large("data", settings.max_event_bytes)
     if event.external_id != fresh_id and (known := await _known(request, event)) is not None:

@@ -1,7 +1,7 @@
 """What happens around every request: its id, its log line, its key, and its error if it ends in one."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Final
@@ -12,12 +12,12 @@ from aiohttp.typedefs import Middleware
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer
-from consumer_api.context import KEY_ID, REQUEST_ID, STORE
+from consumer_api.caller import check_path, check_scope
+from consumer_api.context import CALLER, REQUEST_ID, STORE, Caller
 from consumer_api.errors import ApiError, ErrorCode, Fault, error_body, fault_of, overloaded
+from consumer_api.route import Handler, Route
 from infra.store import api_keys
 from schemas.ids import API_KEY, public_id
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     response = await _answer(request, handler)
     response.headers[REQUEST_ID_HEADER] = request_id
     if request.path not in OPEN_PATHS:
+        caller = request.get(CALLER)
         log.info(
             "api.request",
             method=request.method,
@@ -46,7 +47,7 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
             status=response.status,
             duration_ms=round((perf_counter() - began) * 1000, 1),
             request_id=request_id,
-            key=request.get(KEY_ID),
+            key=None if caller is None else public_id(API_KEY, caller.key_id),
         )
     return response
 
@@ -86,20 +87,33 @@ def bounded(most: int) -> Middleware:
     return bound
 
 
-@web.middleware
-async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """An admin key for everything but the probes. Asked of the database each time: a revoked key ends at once."""
-    if request.path in OPEN_PATHS or (_is_unknown(request) and not request.path.startswith("/v1/")):
+def authenticate(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
+    """A key for everything but the probes; one that has the route's scope, and whose tenant's is what the path names.
+
+    Asked of the database each time: a revoked key ends at once.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        route = routes.get(request.match_info.route)
+        if route is None and not request.path.startswith("/v1/"):
+            return await handler(request)  # which is a 404 or a 405
+        if route is not None and route.scope is None:
+            return await handler(request)
+        key = _given_key(request)
+        if key is None:
+            raise _unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
+        async with request.app[STORE].connection() as conn:
+            row = await api_keys.find(conn, key)
+            if row is None:
+                raise _unauthorized("the key is unknown, was revoked or has expired")
+            request[CALLER] = Caller(row.id, row.tenant, row.scopes)
+            if route is not None and route.scope is not None:
+                check_scope(request, route.scope, admin=route.admin)
+                await check_path(request, conn)
         return await handler(request)
-    key = _given_key(request)
-    if key is None:
-        raise _unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
-    async with request.app[STORE].connection() as conn:
-        row = await api_keys.find(conn, key)
-    if row is None:
-        raise _unauthorized("the key is unknown or was revoked")
-    request[KEY_ID] = public_id(API_KEY, row.id)
-    return await handler(request)
+
+    return check
 
 
 def _given_key(request: web.Request) -> str | None:
@@ -112,10 +126,6 @@ def _given_key(request: web.Request) -> str | None:
 
 def _unauthorized(message: str) -> ApiError:
     return ApiError(Fault(401, ErrorCode.UNAUTHORIZED, message, headers={"WWW-Authenticate": "Bearer"}))
-
-
-def _is_unknown(request: web.Request) -> bool:
-    return request.match_info.http_exception is not None
 
 
 def _route(request: web.Request) -> str:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, STORE, TELEMETRY
+from consumer_api.route import Route
 from schemas.errors import HookhareError
 
 log = structlog.get_logger(__name__)
@@ -16,8 +17,12 @@ log = structlog.get_logger(__name__)
 _CHECK_TIMEOUT_S: Final = 3.0
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/healthz", alive), web.get("/readyz", ready), web.get("/metrics", metrics)]
+def routes() -> list[Route]:
+    return [
+        Route(method="GET", path="/healthz", handler=alive, scope=None),
+        Route(method="GET", path="/readyz", handler=ready, scope=None),
+        Route(method="GET", path="/metrics", handler=metrics, scope=None),
+    ]
 
 
 async def alive(_: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ _TEXTS: Final = ("type", "tenant", "id", "source", "subject", "time")
 _KNOWN: Final = (*_TEXTS, "headers", "data")
 
 
-def requested_event(body: bytes, *, now: datetime, fresh_id: str) -> Event:
+def requested_event(body: bytes, *, now: datetime, fresh_id: str, default_tenant: str = DEFAULT_TENANT) -> Event:
     """The event that a body, well-formed JSON, asks for. Raises InvalidInput that names each field at fault."""
     given = members(body)
     if given is None:
@@ -40,7 +40,7 @@ def requested_event(body: bytes, *, now: datetime, fresh_id: str) -> Event:
         data=given["data"],
         external_id=_or(texts.get("id"), fresh_id),
         source=_or(texts.get("source"), UNKNOWN_SOURCE),
-        tenant=_or(texts.get("tenant"), DEFAULT_TENANT),
+        tenant=_or(texts.get("tenant"), default_tenant),
         subject=texts.get("subject"),
         time=time,
         headers=headers,

@@ -8,6 +8,8 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel
 
+from consumer_api.caller import forbidden
+from consumer_api.context import CALLER
 from consumer_api.errors import ApiError, ErrorCode, Fault
 from schemas.errors import InvalidInput, Problem
 from schemas.ids import parse_id
@@ -31,9 +33,9 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def read_json(request: web.Request, model: type[Model], *, optional: bool = False) -> Model:
-    """The body as a model; with `optional`, no body is an empty object."""
+    """The body as a model, of the caller's tenant; with `optional`, no body is an empty object."""
     body = await read_body(request)
-    return read_input(model, {} if optional and not body else parse_json(body))
+    return read_input(model, of_tenant(request, model, {} if optional and not body else parse_json(body)))
 
 
 def parse_json(body: bytes) -> object:
@@ -46,7 +48,10 @@ def parse_json(body: bytes) -> object:
 
 
 def read_query(request: web.Request, model: type[Model]) -> Model:
-    """The query string as a model. A field that is a tuple takes several values, repeated or joined by commas."""
+    """The query string as a model, of the caller's tenant.
+
+    A field that is a tuple takes several values, repeated or joined by commas.
+    """
     values: dict[str, object] = {}
     problems = []
     for name in dict.fromkeys(request.query):
@@ -59,7 +64,28 @@ def read_query(request: web.Request, model: type[Model]) -> Model:
             problems.append(Problem(name, "must be given once"))
     if problems:
         raise InvalidInput(problems)
-    return read_input(model, values)
+    return read_input(model, of_tenant(request, model, values))
+
+
+def of_tenant(request: web.Request, model: type[BaseModel], values: object) -> object:
+    """`values` for a model, with the caller's tenant as its `tenant` where it has one and the caller is of a tenant.
+
+    Raises 403 for another's.
+    """
+    if "tenant" not in model.model_fields or not isinstance(values, dict):
+        return values
+    tenant = tenant_for(request, values.get("tenant"))
+    return values if tenant is None else values | {"tenant": tenant}
+
+
+def tenant_for(request: web.Request, given: object) -> object:
+    """The tenant that the caller asks something of: what is given, or its own. Raises 403 for another's."""
+    own = request[CALLER].tenant
+    if own is None:
+        return given
+    if given is not None and given != own:
+        raise forbidden(f"tenant: the key is of the tenant {own!r}, and may name no other")
+    return own
 
 
 def path_id(request: web.Request, prefix: str, field: str) -> UUID:

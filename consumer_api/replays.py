@@ -8,25 +8,30 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
+from consumer_api.caller import check_owned
 from consumer_api.context import SETTINGS, STORE
 from consumer_api.errors import conflict
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_view
 from consumer_api.queries import ReplayCreate, ReplaysQuery
 from consumer_api.reading import path_id, read_json, read_query
+from consumer_api.route import Route
 from infra.store import replays, subscriptions
 from infra.store.outcomes import Missing
+from infra.store.owners import Owned
 from schemas.errors import InvalidInput
 from schemas.ids import REPLAY
+from schemas.scopes import Scope
 from schemas.subscriptions import State
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
+    one, read, write = "/v1/replays/{replay_id}", Scope.REPLAYS_READ, Scope.REPLAYS_WRITE
     return [
-        web.post("/v1/replays", create),
-        web.get("/v1/replays", list_replays),
-        web.get("/v1/replays/{replay_id}", get),
-        web.post("/v1/replays/{replay_id}/cancel", cancel),
+        Route(method="POST", path="/v1/replays", handler=create, scope=write, body=ReplayCreate),
+        Route(method="GET", path="/v1/replays", handler=list_replays, scope=read, query=ReplaysQuery),
+        Route(method="GET", path=one, handler=get, scope=read),
+        Route(method="POST", path=f"{one}/cancel", handler=cancel, scope=write),
     ]
 
 
@@ -36,6 +41,7 @@ async def create(request: web.Request) -> web.Response:
     wanted, max_per_s = asked.wanted(), asked.max_per_s or request.app[SETTINGS].replay_max_per_s
     async with request.app[STORE].transaction() as conn:
         if wanted.subscription_id is not None:
+            await check_owned(request, conn, Owned.SUBSCRIPTION, wanted.subscription_id)
             await _check_subscription(conn, wanted.subscription_id)
         row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=datetime.now(UTC))
     view = replay_view(row)

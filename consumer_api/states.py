@@ -17,10 +17,12 @@ from consumer_api.errors import conflict
 from consumer_api.outcomes import done
 from consumer_api.presentation import subscription_view
 from consumer_api.reading import path_id
+from consumer_api.route import Route
 from consumer_api.sealing import opened
 from infra.store import subscriptions
 from infra.store.subscriptions import STATE_REASONS
 from schemas.ids import SUBSCRIPTION
+from schemas.scopes import Scope
 from schemas.subscriptions import State
 
 
@@ -40,9 +42,17 @@ _COMMANDS: Final = {
 }
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     one = "/v1/subscriptions/{subscription_id}"
-    return [web.post(f"{one}/{name}", _handler(name, command)) for name, command in _COMMANDS.items()]
+    return [
+        Route(
+            method="POST",
+            path=f"{one}/{name}",
+            handler=_handler(name, command),
+            scope=Scope.SUBSCRIPTIONS_WRITE,
+        )
+        for name, command in _COMMANDS.items()
+    ]
 
 
 def _handler(name: str, command: _Command) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -17,6 +17,7 @@ from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, replay_view, subscription_view
 from consumer_api.queries import Recovery, SecretRotation, SubscriptionsQuery
 from consumer_api.reading import path_id, read_json, read_query
+from consumer_api.route import Route
 from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
 from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
 from consumer_api.tracing import callers_traceparent
@@ -27,6 +28,7 @@ from schemas.destination_auth import OAuth2Auth
 from schemas.errors import InvalidInput, SecretUnreadable
 from schemas.formats import Format, Signature, read_signature, write_signature
 from schemas.ids import SUBSCRIPTION
+from schemas.scopes import Scope
 from schemas.subscriptions import (
     RateLimitInput,
     Secret,
@@ -37,17 +39,25 @@ from schemas.subscriptions import (
 )
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     one = "/v1/subscriptions/{subscription_id}"
+    read, write = Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE
     return [
-        web.post("/v1/subscriptions", create),
-        web.get("/v1/subscriptions", list_subscriptions),
-        web.get(one, get),
-        web.patch(one, patch),
-        web.delete(one, delete),
-        web.post(f"{one}/rotate-secret", rotate_secret),
-        web.post(f"{one}/test", test),
-        web.post(f"{one}/recover", recover),
+        Route(method="POST", path="/v1/subscriptions", handler=create, scope=write, body=SubscriptionCreate),
+        Route(method="GET", path="/v1/subscriptions", handler=list_subscriptions, scope=read, query=SubscriptionsQuery),
+        Route(method="GET", path=one, handler=get, scope=read),
+        Route(method="PATCH", path=one, handler=patch, scope=write, body=SubscriptionPatch),
+        Route(method="DELETE", path=one, handler=delete, scope=write),
+        Route(
+            method="POST",
+            path=f"{one}/rotate-secret",
+            handler=rotate_secret,
+            scope=write,
+            body=SecretRotation,
+            body_optional=True,
+        ),
+        Route(method="POST", path=f"{one}/test", handler=test, scope=write),
+        Route(method="POST", path=f"{one}/recover", handler=recover, scope=Scope.REPLAYS_WRITE, body=Recovery),
     ]
 
 
@@ -190,6 +200,7 @@ async def recover(request: web.Request) -> web.Response:
         row = done(await subscriptions.get(conn, subscription_id), "subscription")
         if row.state != State.ENABLED:
             raise conflict(f"the subscription is {row.state}; only an enabled one can recover what failed")
+        dead = replace(dead, tenant=row.tenant)
         replay = await replays.create(conn, replay_id=uuid7(), wanted=dead, max_per_s=max_per_s, now=now)
     view = replay_view(replay)
     return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})

@@ -47,7 +47,10 @@ api_keys = Table(
     Column("name", Text, nullable=False),
     Column("prefix", Text, nullable=False),  # shown in lists, so that a person can tell keys apart
     Column("sha256", LargeBinary, nullable=False, unique=True),
+    Column("tenant", Text),  # NULL: an admin's key, which sees every tenant
+    Column("scopes", ARRAY(Text), nullable=False, server_default="{*}"),  # schemas.scopes.Scope; * for every one
     _moment("created_at", now=True),
+    _moment("expires_at", nullable=True),
     _moment("revoked_at", nullable=True),
 )
 
@@ -281,6 +284,22 @@ operational_events = Table(
     Column("tenant", Text, nullable=False),
     Column("type", Text, nullable=False),  # schemas.operational.OperationalType
     Column("data", JSONB, nullable=False),  # keys of rows as they are, under names that end in _id
+    _moment("created_at", now=True),
+)
+
+# Who changed what. Rows are added and never changed.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("tenant", Text),  # whose the target is; NULL: of the installation
+    Column("key_id", UUID, nullable=False),
+    Column("action", Text, nullable=False),  # subscription.updated
+    Column("target", Text, nullable=False),  # its public id
+    Column("address", Text),  # that the request came from
+    Column("request_id", Text, nullable=False),
+    Column("before", JSONB),  # as the API shows it, so without secrets
+    Column("after", JSONB),
     _moment("created_at", now=True),
 )
 
