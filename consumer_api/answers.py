@@ -1,6 +1,6 @@
 """Answers in JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ def json_answer(body: Any, *, status: int = 200, headers: dict[str, str] | None 
     )
 
 
-def page_answer(page: Page[Row], view: Callable[[Row], dict[str, Any]]) -> web.Response:
+def page_answer(page: Page[Row], view: Callable[[Row], Mapping[str, Any]]) -> web.Response:
     """Part of a list, and the cursor that asks for the next part."""
     return json_answer(
         {

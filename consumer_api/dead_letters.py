@@ -10,12 +10,13 @@ from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import BROKER, SETTINGS, STORE
-from consumer_api.errors import conflict
+from consumer_api.errors import ErrorCode, conflict
 from consumer_api.outcomes import done
 from consumer_api.presentation import dead_letter_view, dead_letter_with_body_view
 from consumer_api.queries import DeadLettersQuery
 from consumer_api.reading import path_id, read_query
 from consumer_api.route import Route
+from consumer_api.views import DeadLetterView, DeadLetterWithBodyView, Page
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import dead_letters
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
@@ -33,10 +34,31 @@ def routes() -> list[Route]:
     one = "/v1/dead-letters/{dead_letter_id}"
     read, write = Scope.DEAD_LETTERS_READ, Scope.DEAD_LETTERS_WRITE
     return [
-        Route(method="GET", path="/v1/dead-letters", handler=list_dead_letters, scope=read, query=DeadLettersQuery),
-        Route(method="GET", path=one, handler=get, scope=read),
-        Route(method="POST", path=f"{one}/replay", handler=replay, scope=Scope.REPLAYS_WRITE),
-        Route(method="POST", path=f"{one}/discard", handler=discard, scope=write),
+        Route(
+            method="GET",
+            path="/v1/dead-letters",
+            handler=list_dead_letters,
+            scope=read,
+            query=DeadLettersQuery,
+            answers={200: Page[DeadLetterView]},
+        ),
+        Route(method="GET", path=one, handler=get, scope=read, answers={200: DeadLetterWithBodyView}),
+        Route(
+            method="POST",
+            path=f"{one}/replay",
+            handler=replay,
+            scope=Scope.REPLAYS_WRITE,
+            answers={202: DeadLetterView},
+            errors=(ErrorCode.CONFLICT, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.BROKER_REFUSED),
+        ),
+        Route(
+            method="POST",
+            path=f"{one}/discard",
+            handler=discard,
+            scope=write,
+            answers={200: DeadLetterView},
+            errors=(ErrorCode.CONFLICT,),
+        ),
     ]
 
 

@@ -7,27 +7,58 @@ from aiohttp import web
 
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import STORE
+from consumer_api.errors import ErrorCode
 from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, delivery_with_attempts_view
 from consumer_api.queries import DeliveriesQuery
 from consumer_api.reading import path_id, read_query
 from consumer_api.route import Route
+from consumer_api.views import DeliveryView, DeliveryWithAttemptsView, Page
 from infra.store import deliveries, history
 from schemas.ids import DELIVERY
 from schemas.scopes import Scope
 
 MAX_ATTEMPTS_SHOWN: Final = 500  # the latest: a policy makes at most 50 in a cycle
+_CONFLICT: Final = (ErrorCode.CONFLICT,)
 
 
 def routes() -> list[Route]:
     one = "/v1/deliveries/{delivery_id}"
     read, write = Scope.DELIVERIES_READ, Scope.DELIVERIES_WRITE
     return [
-        Route(method="GET", path="/v1/deliveries", handler=list_deliveries, scope=read, query=DeliveriesQuery),
-        Route(method="GET", path=one, handler=get, scope=read),
-        Route(method="POST", path=f"{one}/retry", handler=retry, scope=write),
-        Route(method="POST", path=f"{one}/cancel", handler=cancel, scope=write),
-        Route(method="POST", path=f"{one}/replay", handler=replay, scope=Scope.REPLAYS_WRITE),
+        Route(
+            method="GET",
+            path="/v1/deliveries",
+            handler=list_deliveries,
+            scope=read,
+            query=DeliveriesQuery,
+            answers={200: Page[DeliveryView]},
+        ),
+        Route(method="GET", path=one, handler=get, scope=read, answers={200: DeliveryWithAttemptsView}),
+        Route(
+            method="POST",
+            path=f"{one}/retry",
+            handler=retry,
+            scope=write,
+            answers={202: DeliveryView},
+            errors=_CONFLICT,
+        ),
+        Route(
+            method="POST",
+            path=f"{one}/cancel",
+            handler=cancel,
+            scope=write,
+            answers={200: DeliveryView},
+            errors=_CONFLICT,
+        ),
+        Route(
+            method="POST",
+            path=f"{one}/replay",
+            handler=replay,
+            scope=Scope.REPLAYS_WRITE,
+            answers={202: DeliveryView},
+            errors=_CONFLICT,
+        ),
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
@@ -28,24 +28,51 @@ RETRY_AFTER_S: Final = 5
 
 
 class ErrorCode(StrEnum):
-    """Every `code` there is. They are part of the API: added to, never renamed."""
+    """Every `code` there is. They are part of the API: added to, never renamed. What each means, `MEANINGS` says."""
 
-    INVALID_REQUEST = "invalid_request"  # 400: HTTP that cannot be understood, such as a broken body encoding
-    INVALID_JSON = "invalid_json"  # 400: the body is not JSON
-    VALIDATION_FAILED = "validation_failed"  # 400: `details` names each field and what would be right
-    UNAUTHORIZED = "unauthorized"  # 401: no key, or one that is unknown, revoked or expired
-    FORBIDDEN = "forbidden"  # 403: the key has not the scope that the route asks for, or is of another tenant
-    NOT_FOUND = "not_found"  # 404: no such route, or nothing with that id
-    METHOD_NOT_ALLOWED = "method_not_allowed"  # 405: the header Allow says which are
-    REQUEST_TIMEOUT = "request_timeout"  # 408: the body did not come in time
-    CONFLICT = "conflict"  # 409: what is there does not allow it; the message says why
-    PAYLOAD_TOO_LARGE = "payload_too_large"  # 413
-    EXPECTATION_FAILED = "expectation_failed"  # 417: an Expect header other than 100-continue
-    INTERNAL = "internal"  # 500: our fault; the log has it under the request id
-    BROKER_UNAVAILABLE = "broker_unavailable"  # 503: nothing was stored, or it is not known; publish it again
-    BROKER_REFUSED = "broker_refused"  # 503: the broker takes no message now; nothing was stored
-    OVERLOADED = "overloaded"  # 503: as many requests are under way as the API works on at once; nothing was done
-    STORE_UNAVAILABLE = "store_unavailable"  # 503: the database is away or has another schema
+    INVALID_REQUEST = "invalid_request"
+    INVALID_JSON = "invalid_json"
+    VALIDATION_FAILED = "validation_failed"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_TIMEOUT = "request_timeout"
+    CONFLICT = "conflict"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    EXPECTATION_FAILED = "expectation_failed"
+    INTERNAL = "internal"
+    BROKER_UNAVAILABLE = "broker_unavailable"
+    BROKER_REFUSED = "broker_refused"
+    OVERLOADED = "overloaded"
+    STORE_UNAVAILABLE = "store_unavailable"
+
+
+class Meaning(NamedTuple):
+    """The status that a code comes with, and what it says."""
+
+    status: int
+    text: str
+
+
+MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
+    ErrorCode.INVALID_REQUEST: Meaning(400, "HTTP that cannot be understood, such as a broken body encoding"),
+    ErrorCode.INVALID_JSON: Meaning(400, "the body is not JSON"),
+    ErrorCode.VALIDATION_FAILED: Meaning(400, "`details` names each field and what would be right"),
+    ErrorCode.UNAUTHORIZED: Meaning(401, "no key, or one that is unknown, revoked or expired"),
+    ErrorCode.FORBIDDEN: Meaning(403, "the key has not the scope that the route asks for, or is of another tenant"),
+    ErrorCode.NOT_FOUND: Meaning(404, "no such route, or nothing with that id"),
+    ErrorCode.METHOD_NOT_ALLOWED: Meaning(405, "the header Allow says which are"),
+    ErrorCode.REQUEST_TIMEOUT: Meaning(408, "the body did not come in time"),
+    ErrorCode.CONFLICT: Meaning(409, "what is there does not allow it; the message says why"),
+    ErrorCode.PAYLOAD_TOO_LARGE: Meaning(413, "the body, or a part of it, is too large"),
+    ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
+    ErrorCode.INTERNAL: Meaning(500, "our fault; the log has it under the request id"),
+    ErrorCode.BROKER_UNAVAILABLE: Meaning(503, "nothing was stored, or it is not known; publish it again"),
+    ErrorCode.BROKER_REFUSED: Meaning(503, "the broker takes no message now; nothing was stored"),
+    ErrorCode.OVERLOADED: Meaning(503, "as many requests are under way as the API works on at once; nothing was done"),
+    ErrorCode.STORE_UNAVAILABLE: Meaning(503, "the database is away or has another schema"),
+}
 
 
 @dataclass(frozen=True, slots=True)

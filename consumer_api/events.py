@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from aiohttp import web
@@ -13,11 +13,12 @@ from consumer_api.context import BROKER, CALLER, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
 from consumer_api.outcomes import done
 from consumer_api.presentation import event_view
-from consumer_api.publishing import requested_event
+from consumer_api.publishing import EventCreate, requested_event
 from consumer_api.queries import EventsQuery
 from consumer_api.reading import path_id, read_body, read_query, tenant_for
 from consumer_api.route import Route
 from consumer_api.tracing import publish_span
+from consumer_api.views import AcceptedEventView, EventView, Page
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import history
 from schemas.errors import BrokerError, Problem
@@ -31,9 +32,26 @@ _NO_EVENT: Final = "event (it may not have been admitted yet, or was dropped as 
 
 def routes() -> list[Route]:
     return [
-        Route(method="POST", path="/v1/events", handler=publish, scope=Scope.EVENTS_WRITE),
-        Route(method="GET", path="/v1/events", handler=list_events, scope=Scope.EVENTS_READ, query=EventsQuery),
-        Route(method="GET", path="/v1/events/{event_id}", handler=get, scope=Scope.EVENTS_READ),
+        Route(
+            method="POST",
+            path="/v1/events",
+            handler=publish,
+            scope=Scope.EVENTS_WRITE,
+            body=EventCreate,
+            answers={202: AcceptedEventView},
+            errors=(ErrorCode.CONFLICT, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.BROKER_REFUSED),
+        ),
+        Route(
+            method="GET",
+            path="/v1/events",
+            handler=list_events,
+            scope=Scope.EVENTS_READ,
+            query=EventsQuery,
+            answers={200: Page[EventView]},
+        ),
+        Route(
+            method="GET", path="/v1/events/{event_id}", handler=get, scope=Scope.EVENTS_READ, answers={200: EventView}
+        ),
     ]
 
 
@@ -103,7 +121,7 @@ async def _known(request: web.Request, event: Event) -> web.Response | None:
 
 
 def _accepted(event: Event, key: UUID, *, duplicate: bool) -> web.Response:
-    body: dict[str, Any] = {
+    body: AcceptedEventView = {
         "id": public_id(EVENT, key),
         "external_id": event.external_id,
         "tenant": event.tenant,

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, STORE, TELEMETRY
-from consumer_api.route import Route
+from consumer_api.route import Media, Route
+from consumer_api.views import AliveView, ReadyView
 from schemas.errors import HookhareError
 
 log = structlog.get_logger(__name__)
@@ -19,9 +20,9 @@ _CHECK_TIMEOUT_S: Final = 3.0
 
 def routes() -> list[Route]:
     return [
-        Route(method="GET", path="/healthz", handler=alive, scope=None),
-        Route(method="GET", path="/readyz", handler=ready, scope=None),
-        Route(method="GET", path="/metrics", handler=metrics, scope=None),
+        Route(method="GET", path="/healthz", handler=alive, scope=None, answers={200: AliveView}),
+        Route(method="GET", path="/readyz", handler=ready, scope=None, answers={200: ReadyView, 503: ReadyView}),
+        Route(method="GET", path="/metrics", handler=metrics, scope=None, answers={200: Media({"text/plain": str})}),
     ]
 
 

@@ -4,21 +4,46 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal, cast
 from uuid import UUID
 
 import orjson
 
+from consumer_api.views import (
+    AttemptView,
+    AuthView,
+    CertificateView,
+    DeadLetterView,
+    DeadLetterWithBodyView,
+    DeliveryView,
+    DeliveryWithAttemptsView,
+    EventView,
+    ExponentialPolicyView,
+    HmacSignatureView,
+    ListPolicyView,
+    PlainHeaderView,
+    ReplayFilterView,
+    ReplayView,
+    SecretView,
+    StandardSignatureView,
+    SubscriptionView,
+    TimingsView,
+    TlsView,
+)
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from infra.store.deliveries import DeliveryRow
 from infra.store.history import AttemptRow, EventRow
 from infra.store.replays import ReplayRow
 from infra.store.subscriptions import SubscriptionRow
 from schemas.certificates import describe_certificates
-from schemas.deliveries import Timings
+from schemas.deliveries import DeadLetterKind, Failure, Status, Timings
 from schemas.destination_auth import Auth, Tls, shown_auth
+from schemas.formats import Format
 from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, key_time, public_id
 from schemas.subscription_headers import REDACTED, Header
+from schemas.subscriptions import State
+
+_MOMENTS: Final = ("created_after", "created_before", "died_after", "died_before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +66,7 @@ class Opened:
     tls: Tls | None = None
 
 
-def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, Any]:
+def subscription_view(row: SubscriptionRow, opened: Opened | None) -> SubscriptionView:
     """A subscription. `opened` is None when no configured key decrypts it; then its deliveries are held."""
     return {
         "id": public_id(SUBSCRIPTION, row.id),
@@ -49,22 +74,22 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
         "url": row.url,
         "event_types": row.event_types,
         "description": row.description,
-        "state": row.state,
+        "state": State(row.state),
         "state_reason": row.state_reason,
-        "mode": row.mode,
+        "mode": cast(Literal["open", "held"], row.mode),
         "breaker": {"state": "closed" if row.breaker_until is None else "open", "rests_until": row.breaker_until},
         "streak": {"failures": row.failures, "failing_since": row.failing_since},
         "headers": None if opened is None else {name: _header(one) for name, one in opened.headers.items()},
         "secrets": None if opened is None else [_secret_view(one) for one in opened.secrets],
-        "auth": None if opened is None or opened.auth is None else shown_auth(opened.auth),
+        "auth": None if opened is None or opened.auth is None else cast(AuthView, shown_auth(opened.auth)),
         "tls": None if opened is None or opened.tls is None else tls_view(opened.tls),
         "decryptable": opened is not None,
-        "retry_policy": {"max_age_s": None} | row.retry_policy,
+        "retry_policy": cast(ListPolicyView | ExponentialPolicyView, {"max_age_s": None} | row.retry_policy),
         "timeout_s": row.timeout_s,
         "rate_limit": None if row.rate_per_s is None else {"requests_per_s": row.rate_per_s, "burst": row.rate_burst},
         "ordered": row.ordered,
-        "format": row.format,
-        "signature": row.signature,
+        "format": Format(row.format),
+        "signature": cast(StandardSignatureView | HmacSignatureView, row.signature),
         "handshake": {
             "asked": row.handshake,
             "validated_at": row.validated_at,
@@ -75,19 +100,21 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> dict[str, 
     }
 
 
-def _header(header: Header) -> str | dict[str, Any]:
+def _header(header: Header) -> Literal["[redacted]"] | PlainHeaderView:
     """As it may be sent back, but for what is secret."""
     return REDACTED if header.secret else {"value": header.value, "secret": False}
 
 
-def _secret_view(secret: ShownSecret) -> dict[str, Any]:
-    shown: dict[str, Any] = {"version": secret.version, "expires_at": secret.expires_at}
+def _secret_view(secret: ShownSecret) -> SecretView:
+    shown: SecretView = {"version": secret.version, "expires_at": secret.expires_at}
     if secret.public_key is not None:
         shown["public_key"] = secret.public_key
-    return shown if secret.text is None else shown | {"secret": secret.text}
+    if secret.text is not None:
+        shown["secret"] = secret.text
+    return shown
 
 
-def tls_view(tls: Tls) -> dict[str, Any]:
+def tls_view(tls: Tls) -> TlsView:
     """Which certificates there are, by what can be compared with the files that they came from; no key."""
     return {
         "client_certificate": _certificates(tls.client_certificate),
@@ -96,7 +123,7 @@ def tls_view(tls: Tls) -> dict[str, Any]:
     }
 
 
-def event_view(row: EventRow) -> dict[str, Any]:
+def event_view(row: EventRow) -> EventView:
     """An event, its `data` byte for byte as it came."""
     return {
         "id": public_id(EVENT, row.id),
@@ -113,14 +140,14 @@ def event_view(row: EventRow) -> dict[str, Any]:
     }
 
 
-def delivery_view(row: DeliveryRow) -> dict[str, Any]:
+def delivery_view(row: DeliveryRow) -> DeliveryView:
     return {
         "id": public_id(DELIVERY, row.id),
         "event_id": public_id(EVENT, row.event_id),
         "subscription_id": public_id(SUBSCRIPTION, row.subscription_id),
         "tenant": row.tenant,
         "event_type": row.event_type,
-        "status": row.status,
+        "status": Status(row.status),
         "reason": row.reason,
         "attempt_count": row.attempts,
         "cycle": row.cycle,
@@ -131,11 +158,11 @@ def delivery_view(row: DeliveryRow) -> dict[str, Any]:
     }
 
 
-def delivery_with_attempts_view(row: DeliveryRow, attempts: Sequence[AttemptRow]) -> dict[str, Any]:
-    return delivery_view(row) | {"attempts": [attempt_view(attempt) for attempt in attempts]}
+def delivery_with_attempts_view(row: DeliveryRow, attempts: Sequence[AttemptRow]) -> DeliveryWithAttemptsView:
+    return {**delivery_view(row), "attempts": [attempt_view(attempt) for attempt in attempts]}
 
 
-def attempt_view(row: AttemptRow) -> dict[str, Any]:
+def attempt_view(row: AttemptRow) -> AttemptView:
     """An attempt. The response's beginning is shown as text; what is not UTF-8 in it is replaced.
 
     `timings` are the parts of `duration_ms`; null is what did not happen, as on a connection that was there already.
@@ -147,11 +174,11 @@ def attempt_view(row: AttemptRow) -> dict[str, Any]:
         "number": row.number,
         "started_at": row.started_at,
         "duration_ms": row.duration_ms,
-        "timings": {name: getattr(row, name) for name in Timings._fields},
-        "outcome": row.outcome,
+        "timings": cast(TimingsView, {name: getattr(row, name) for name in Timings._fields}),
+        "outcome": cast(Literal["delivered", "retry", "dead"], row.outcome),
         "superseded": row.superseded,
         "status_code": row.status_code,
-        "failure": row.failure,
+        "failure": None if row.failure is None else Failure(row.failure),
         "reason": row.reason,
         "response_headers": row.response_headers,
         "response_body": None if body is None else body.decode(errors="replace"),
@@ -160,12 +187,12 @@ def attempt_view(row: AttemptRow) -> dict[str, Any]:
     }
 
 
-def dead_letter_view(row: DeadLetterRow) -> dict[str, Any]:
+def dead_letter_view(row: DeadLetterRow) -> DeadLetterView:
     return {
         "id": public_id(DEAD_LETTER, row.id),
-        "kind": row.kind,
+        "kind": DeadLetterKind(row.kind),
         "reason": row.reason,
-        "state": row.state,
+        "state": cast(Literal["open", "replayed", "discarded"], row.state),
         "tenant": row.tenant,
         "delivery_id": _public(DELIVERY, row.delivery_id),
         "cycle": row.cycle,
@@ -178,21 +205,22 @@ def dead_letter_view(row: DeadLetterRow) -> dict[str, Any]:
     }
 
 
-def dead_letter_with_body_view(letter: DeadLetter) -> dict[str, Any]:
+def dead_letter_with_body_view(letter: DeadLetter) -> DeadLetterWithBodyView:
     """A dead letter and the original bytes: in base64, and as text too when they are UTF-8."""
     body = letter.body
-    return dead_letter_view(letter.row) | {
+    return {
+        **dead_letter_view(letter.row),
         "body_base64": None if body is None else base64.b64encode(body).decode(),
         "body_text": None if body is None else _text(body),
         "message": letter.properties,
     }
 
 
-def replay_view(row: ReplayRow) -> dict[str, Any]:
+def replay_view(row: ReplayRow) -> ReplayView:
     return {
         "id": public_id(REPLAY, row.id),
-        "state": row.state,
-        "filter": row.filter | _moments(row.filter, "created_after", "created_before", "died_after", "died_before"),
+        "state": cast(Literal["running", "completed", "canceled"], row.state),
+        "filter": cast(ReplayFilterView, row.filter | _moments(row.filter, *_MOMENTS)),
         "matched": row.matched,
         "replayed": row.replayed,
         "skipped": row.skipped,
@@ -202,8 +230,8 @@ def replay_view(row: ReplayRow) -> dict[str, Any]:
     }
 
 
-def _certificates(pem: str | None) -> list[dict[str, Any]] | None:
-    return None if pem is None else [asdict(one) for one in describe_certificates(pem)]
+def _certificates(pem: str | None) -> list[CertificateView] | None:
+    return None if pem is None else [cast(CertificateView, asdict(one)) for one in describe_certificates(pem)]
 
 
 def _moments(stored: dict[str, Any], *names: str) -> dict[str, datetime]:

@@ -5,18 +5,38 @@ The body is `{"type", "data", "tenant", "id", "source", "subject", "time", "head
 """
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from pydantic import Field, WithJsonSchema
 
 from schemas.errors import InvalidInput, Problem
 from schemas.event_headers import read_event_headers
 from schemas.events import DEFAULT_TENANT, UNKNOWN_SOURCE, Event, build_event
 from schemas.fields import parse_time
+from schemas.inputs import Input
 from schemas.raw_json import members
 
 _TEXTS: Final = ("type", "tenant", "id", "source", "subject", "time")
 _KNOWN: Final = (*_TEXTS, "headers", "data")
+
+
+class EventCreate(Input):
+    """An event to be published. For the document only: the bytes of `data` are cut out of the body, never parsed.
+
+    The fields' rules are those of `schemas.fields`.
+    """
+
+    type: Annotated[str, Field(examples=["order.created"])]
+    data: Annotated[Any, WithJsonSchema({"description": "Any JSON. It is delivered byte for byte as it came."})]
+    tenant: Annotated[str | None, Field(examples=["acme"])] = None
+    id: Annotated[str | None, Field(description="With tenant and source, what makes it unique; made if left out.")] = (
+        None
+    )
+    source: Annotated[str | None, Field(examples=["shop"])] = None
+    subject: str | None = None
+    time: datetime | None = None
+    headers: dict[str, str] | None = None
 
 
 def requested_event(body: bytes, *, now: datetime, fresh_id: str, default_tenant: str = DEFAULT_TENANT) -> Event:

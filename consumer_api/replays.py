@@ -10,12 +10,13 @@ from uuid_utils.compat import uuid7
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.caller import check_owned
 from consumer_api.context import SETTINGS, STORE
-from consumer_api.errors import conflict
+from consumer_api.errors import ErrorCode, conflict
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_view
 from consumer_api.queries import ReplayCreate, ReplaysQuery
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
+from consumer_api.views import Page, ReplayView
 from infra.store import replays, subscriptions
 from infra.store.outcomes import Missing
 from infra.store.owners import Owned
@@ -28,10 +29,32 @@ from schemas.subscriptions import State
 def routes() -> list[Route]:
     one, read, write = "/v1/replays/{replay_id}", Scope.REPLAYS_READ, Scope.REPLAYS_WRITE
     return [
-        Route(method="POST", path="/v1/replays", handler=create, scope=write, body=ReplayCreate),
-        Route(method="GET", path="/v1/replays", handler=list_replays, scope=read, query=ReplaysQuery),
-        Route(method="GET", path=one, handler=get, scope=read),
-        Route(method="POST", path=f"{one}/cancel", handler=cancel, scope=write),
+        Route(
+            method="POST",
+            path="/v1/replays",
+            handler=create,
+            scope=write,
+            body=ReplayCreate,
+            answers={202: ReplayView},
+            errors=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+        ),
+        Route(
+            method="GET",
+            path="/v1/replays",
+            handler=list_replays,
+            scope=read,
+            query=ReplaysQuery,
+            answers={200: Page[ReplayView]},
+        ),
+        Route(method="GET", path=one, handler=get, scope=read, answers={200: ReplayView}),
+        Route(
+            method="POST",
+            path=f"{one}/cancel",
+            handler=cancel,
+            scope=write,
+            answers={200: ReplayView},
+            errors=(ErrorCode.CONFLICT,),
+        ),
     ]
 
 

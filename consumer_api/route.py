@@ -17,13 +17,20 @@ from schemas.scopes import Scope
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """The body of an answer that is not only JSON: by media type, the type of what is written in it."""
+
+    types: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
     """One method of one path.
 
     `scope` is what a key must have; None is for probes, which nobody needs a key for. `admin` is true where only a key
-    of no tenant may call it. `answers` has for each status of success the type of its body (a TypedDict, or None for
-    no body), `errors` the codes that this route has beyond those of every route.
+    of no tenant may call it. `answers` has for each status of success the type of its body (a TypedDict of
+    typing_extensions, a `Media`, or None for no body), `errors` the codes beyond those of every route like it.
     """
 
     method: str

@@ -13,12 +13,13 @@ from aiohttp import web
 
 from consumer_api.answers import json_answer
 from consumer_api.context import STORE, VAULT
-from consumer_api.errors import conflict
+from consumer_api.errors import ErrorCode, conflict
 from consumer_api.outcomes import done
 from consumer_api.presentation import subscription_view
 from consumer_api.reading import path_id
 from consumer_api.route import Route
 from consumer_api.sealing import opened
+from consumer_api.views import SubscriptionView
 from infra.store import subscriptions
 from infra.store.subscriptions import STATE_REASONS
 from schemas.ids import SUBSCRIPTION
@@ -50,6 +51,8 @@ def routes() -> list[Route]:
             path=f"{one}/{name}",
             handler=_handler(name, command),
             scope=Scope.SUBSCRIPTIONS_WRITE,
+            answers={200: SubscriptionView},
+            errors=() if command.from_disabled else (ErrorCode.CONFLICT,),
         )
         for name, command in _COMMANDS.items()
     ]
@@ -68,4 +71,5 @@ def _handler(name: str, command: _Command) -> Callable[[web.Request], Awaitable[
                 row = await subscriptions.save(conn, changed)
         return json_answer(subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC))))
 
+    handle.__name__ = name
     return handle

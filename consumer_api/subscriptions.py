@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from aiohttp import web
@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import EARLY_CHECK, SETTINGS, STORE, VAULT
 from consumer_api.destinations import check_certificates, check_together
-from consumer_api.errors import conflict, not_found
+from consumer_api.errors import ErrorCode, conflict, not_found
 from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, replay_view, subscription_view
 from consumer_api.queries import Recovery, SecretRotation, SubscriptionsQuery
@@ -21,6 +21,7 @@ from consumer_api.route import Route
 from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
 from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
 from consumer_api.tracing import callers_traceparent
+from consumer_api.views import DeliveryView, Page, ReplayView, SubscriptionView
 from infra.early_check import EarlyCheck
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
@@ -38,16 +39,40 @@ from schemas.subscriptions import (
     write_policy,
 )
 
+_CONFLICT: Final = (ErrorCode.CONFLICT,)
+
 
 def routes() -> list[Route]:
     one = "/v1/subscriptions/{subscription_id}"
     read, write = Scope.SUBSCRIPTIONS_READ, Scope.SUBSCRIPTIONS_WRITE
     return [
-        Route(method="POST", path="/v1/subscriptions", handler=create, scope=write, body=SubscriptionCreate),
-        Route(method="GET", path="/v1/subscriptions", handler=list_subscriptions, scope=read, query=SubscriptionsQuery),
-        Route(method="GET", path=one, handler=get, scope=read),
-        Route(method="PATCH", path=one, handler=patch, scope=write, body=SubscriptionPatch),
-        Route(method="DELETE", path=one, handler=delete, scope=write),
+        Route(
+            method="POST",
+            path="/v1/subscriptions",
+            handler=create,
+            scope=write,
+            body=SubscriptionCreate,
+            answers={201: SubscriptionView},
+        ),
+        Route(
+            method="GET",
+            path="/v1/subscriptions",
+            handler=list_subscriptions,
+            scope=read,
+            query=SubscriptionsQuery,
+            answers={200: Page[SubscriptionView]},
+        ),
+        Route(method="GET", path=one, handler=get, scope=read, answers={200: SubscriptionView}),
+        Route(
+            method="PATCH",
+            path=one,
+            handler=patch,
+            scope=write,
+            body=SubscriptionPatch,
+            answers={200: SubscriptionView},
+            errors=_CONFLICT,
+        ),
+        Route(method="DELETE", path=one, handler=delete, scope=write, answers={204: None}),
         Route(
             method="POST",
             path=f"{one}/rotate-secret",
@@ -55,9 +80,21 @@ def routes() -> list[Route]:
             scope=write,
             body=SecretRotation,
             body_optional=True,
+            answers={200: SubscriptionView},
+            errors=_CONFLICT,
         ),
-        Route(method="POST", path=f"{one}/test", handler=test, scope=write),
-        Route(method="POST", path=f"{one}/recover", handler=recover, scope=Scope.REPLAYS_WRITE, body=Recovery),
+        Route(
+            method="POST", path=f"{one}/test", handler=test, scope=write, answers={202: DeliveryView}, errors=_CONFLICT
+        ),
+        Route(
+            method="POST",
+            path=f"{one}/recover",
+            handler=recover,
+            scope=Scope.REPLAYS_WRITE,
+            body=Recovery,
+            answers={202: ReplayView},
+            errors=_CONFLICT,
+        ),
     ]
 
 
@@ -267,7 +304,9 @@ def _id(request: web.Request) -> UUID:
     return path_id(request, SUBSCRIPTION, "subscription_id")
 
 
-def _view(request: web.Request, row: SubscriptionRow, *, new: Sequence[Secret] = ()) -> dict[str, Any]:
+def _view(request: web.Request, row: SubscriptionRow, *, new: Sequence[Secret] = ()) -> SubscriptionView:
     """A subscription. Each `new` secret stands among its `secrets`, and the first of them as `secret` too."""
     view = subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC), new=new))
-    return view | {"secret": new[0].text} if new else view
+    if new:
+        view["secret"] = new[0].text
+    return view

@@ -34,6 +34,11 @@ def public_id(prefix: str, key: UUID) -> str:
     return f"{prefix}_{''.join(letters)}"
 
 
+def id_pattern(prefix: str) -> str:
+    """The regular expression, of JSON Schema, that ids of one kind match."""
+    return f"^{prefix}_[0-7][{_ALPHABET}]{{25}}$"
+
+
 def parse_id(prefix: str, text: str, *, field: str = "id") -> UUID:
     """The key behind a TypeID. Raises InvalidInput that names `field`."""
     given, _, letters = text.rpartition("_")

@@ -5,7 +5,17 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from consumer_api.errors import ErrorCode, Fault, conflict, error_body, fault_of, not_found, overloaded, too_large
+from consumer_api.errors import (
+    MEANINGS,
+    ErrorCode,
+    Fault,
+    conflict,
+    error_body,
+    fault_of,
+    not_found,
+    overloaded,
+    too_large,
+)
 from schemas import errors
 from schemas.errors import HookhareError, InvalidInput, Problem
 
@@ -71,3 +81,7 @@ def test_every_problem_of_an_input_is_a_detail() -> None:
 def test_an_error_without_fields_has_no_details() -> None:
     body = error_body(Fault(500, ErrorCode.INTERNAL, "ours"), now=NOW, request_id="r")
     assert body["error"]["details"] == []
+
+
+def test_every_code_has_its_status_and_its_meaning() -> None:
+    assert MEANINGS.keys() == set(ErrorCode)

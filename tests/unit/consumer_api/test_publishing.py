@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer_api.publishing import requested_event
+from consumer_api.publishing import EventCreate, requested_event
 from schemas.errors import InvalidInput
 from schemas.events import Event, event_message, read_event
+from schemas.inputs import read_input
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -110,3 +111,23 @@ def test_what_is_published_is_read_back_as_the_same_event(data: Any) -> None:
 def test_headers_for_its_requests(given: bytes, headers: dict[str, str] | None) -> None:
     assert _event(b'{"type":"a","data":1,"headers":' + given + b"}").headers == headers
     assert _event(b'{"type":"a","data":1}').headers is None
+
+
+@pytest.mark.parametrize("name", ["type", "data", "tenant", "id", "source", "subject", "time", "headers", "x", "Type"])
+def test_the_model_of_the_document_knows_the_names_that_the_reader_knows(name: str) -> None:
+    values: dict[str, Any] = {"time": "2026-01-31T12:00:00Z", "headers": {}}
+    body = {"type": "a.b", "data": 1, name: values.get(name, "a.b")}
+    if name in EventCreate.model_fields:
+        read_input(EventCreate, body)
+        _event(orjson.dumps(body))
+    else:
+        with pytest.raises(InvalidInput, match=f"^{name}: is not a known field"):
+            read_input(EventCreate, body)
+        assert _faults(orjson.dumps(body)).keys() == {name}
+
+
+@pytest.mark.parametrize("name", list(EventCreate.model_fields))
+def test_the_model_of_the_document_needs_what_the_reader_needs(name: str) -> None:
+    body = {field: 1 for field in ("type", "data") if field != name}
+    needed = EventCreate.model_fields[name].is_required()
+    assert (_faults(orjson.dumps(body)).get(name) == "is required") == needed

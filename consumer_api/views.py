@@ -1,0 +1,362 @@
+"""The shapes of answers, as TypedDicts: the document describes them, and mypy checks what is made of rows.
+
+A field that may be missing is NotRequired; one that is there without a value is null. Fields are added, never renamed.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Generic, Literal, NotRequired
+from uuid import UUID
+
+from pydantic import Field, JsonValue, WithJsonSchema
+from typing_extensions import TypedDict, TypeVar  # pydantic reads no other TypedDict before Python 3.12
+
+from consumer_api.errors import ErrorCode
+from schemas.deliveries import DeadLetterKind, Failure, Status
+from schemas.formats import Format, Scheme, Version
+from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, id_pattern, public_id
+from schemas.signatures import Algorithm
+from schemas.subscriptions import State
+
+_SOME_KEY: Final = UUID("01920a3f-5b7c-7d10-9c4e-3f2a1b0c9d8e")
+
+Item = TypeVar("Item")
+
+
+def id_schema(prefix: str) -> dict[str, Any]:
+    """The JSON Schema of an id of one kind."""
+    return {"type": "string", "pattern": id_pattern(prefix), "examples": [public_id(prefix, _SOME_KEY)]}
+
+
+SubscriptionId = Annotated[str, WithJsonSchema(id_schema(SUBSCRIPTION))]
+EventId = Annotated[str, WithJsonSchema(id_schema(EVENT))]
+DeliveryId = Annotated[str, WithJsonSchema(id_schema(DELIVERY))]
+AttemptId = Annotated[str, WithJsonSchema(id_schema(ATTEMPT))]
+DeadLetterId = Annotated[str, WithJsonSchema(id_schema(DEAD_LETTER))]
+ReplayId = Annotated[str, WithJsonSchema(id_schema(REPLAY))]
+Tenant = Annotated[str, Field(examples=["acme"])]
+EventType = Annotated[str, Field(examples=["order.created"])]
+EndpointUrl = Annotated[str, Field(examples=["https://shop.example/webhooks"])]
+
+
+class Page(TypedDict, Generic[Item]):
+    """Part of a list. `next_cursor` is the `cursor` that asks for the next part; null where there is none."""
+
+    data: list[Item]
+    has_more: bool
+    next_cursor: str | None
+
+
+class ErrorDetail(TypedDict):
+    """A field at fault: its dotted path, and what would be right."""
+
+    field: str
+    message: str
+
+
+class ErrorView(TypedDict):
+    """What went wrong. Programs branch on `code`, people read `message`."""
+
+    code: ErrorCode
+    message: str
+    details: list[ErrorDetail]
+    timestamp: datetime
+    request_id: str
+
+
+class ErrorEnvelope(TypedDict):
+    """Every answer that is an error has this shape."""
+
+    error: ErrorView
+
+
+class BreakerView(TypedDict):
+    """An open breaker sends nothing until `rests_until`."""
+
+    state: Literal["closed", "open"]
+    rests_until: datetime | None
+
+
+class StreakView(TypedDict):
+    """The failures since the last success."""
+
+    failures: int
+    failing_since: datetime | None
+
+
+class SecretView(TypedDict):
+    """A secret that signs. Its text is in `secret` in the one answer that makes it, and never again."""
+
+    version: str | None
+    expires_at: datetime | None
+    public_key: NotRequired[str]
+    secret: NotRequired[str]
+
+
+class PlainHeaderView(TypedDict):
+    """A header whose owner says that it is no secret."""
+
+    value: str
+    secret: Literal[False]
+
+
+class BasicAuthView(TypedDict):
+    type: Literal["basic"]
+    username: str
+    password: str
+
+
+class BearerAuthView(TypedDict):
+    type: Literal["bearer"]
+    token: str
+
+
+class ApiKeyAuthView(TypedDict):
+    type: Literal["api_key"]
+    header: str
+    value: str
+
+
+class OAuth2AuthView(TypedDict):
+    type: Literal["oauth2"]
+    token_url: str
+    client_id: str
+    client_secret: str
+    client_auth: Literal["basic", "post"]
+    scope: NotRequired[str]
+    audience: NotRequired[str]
+
+
+AuthView = BasicAuthView | BearerAuthView | ApiKeyAuthView | OAuth2AuthView
+
+
+class CertificateView(TypedDict):
+    """`sha256` is its fingerprint, over the DER form, in hexadecimal."""
+
+    subject: str
+    not_after: datetime
+    sha256: str
+
+
+class TlsView(TypedDict):
+    client_certificate: list[CertificateView] | None
+    client_key: str | None
+    ca: list[CertificateView] | None
+
+
+class ListPolicyView(TypedDict):
+    """One more attempt than there are delays."""
+
+    delays_s: list[float]
+    final_statuses: list[int]
+    max_age_s: float | None
+
+
+class ExponentialPolicyView(TypedDict):
+    """Delays begin at `initial_delay_s` and grow by `multiplier` up to `max_delay_s`."""
+
+    max_attempts: int
+    initial_delay_s: float
+    multiplier: float
+    max_delay_s: float
+    final_statuses: list[int]
+    max_age_s: float | None
+
+
+class RateLimitView(TypedDict):
+    requests_per_s: float
+    burst: int | None
+
+
+class StandardSignatureView(TypedDict):
+    scheme: Literal[Scheme.STANDARD]
+    versions: list[Version]
+
+
+class HmacSignatureView(TypedDict):
+    scheme: Literal[Scheme.HMAC]
+    algorithm: Algorithm
+    header: str
+    prefix: str
+
+
+class HandshakeView(TypedDict):
+    asked: bool
+    validated_at: datetime | None
+    allowed_per_min: int | None
+
+
+class SubscriptionView(TypedDict):
+    """A subscription. `headers`, `secrets`, `auth` and `tls` are null where no configured key decrypts them."""
+
+    id: SubscriptionId
+    tenant: Tenant
+    url: EndpointUrl
+    event_types: list[str]
+    description: str
+    state: State
+    state_reason: str | None
+    mode: Literal["open", "held"]
+    breaker: BreakerView
+    streak: StreakView
+    headers: dict[str, Literal["[redacted]"] | PlainHeaderView] | None
+    secrets: list[SecretView] | None
+    auth: AuthView | None
+    tls: TlsView | None
+    decryptable: bool
+    retry_policy: ListPolicyView | ExponentialPolicyView
+    timeout_s: int
+    rate_limit: RateLimitView | None
+    ordered: bool
+    format: Format
+    signature: StandardSignatureView | HmacSignatureView
+    handshake: HandshakeView
+    created_at: datetime
+    updated_at: datetime
+    secret: NotRequired[Annotated[str, Field(description="The first of the secrets that were made just now.")]]
+
+
+class AcceptedEventView(TypedDict):
+    """An event that was accepted. `duplicate` is true where it had been before."""
+
+    id: EventId
+    external_id: str
+    tenant: Tenant
+    source: str
+    type: EventType
+    subject: str | None
+    time: datetime
+    duplicate: bool
+
+
+# The bytes that came are spliced in (`orjson.Fragment`), so what stands here is any JSON.
+JsonData = Annotated[Any, WithJsonSchema({"description": "Any JSON, byte for byte as it came."})]
+
+
+class EventView(TypedDict):
+    id: EventId
+    external_id: str
+    tenant: Tenant
+    source: str
+    type: EventType
+    subject: str | None
+    time: datetime
+    accepted_at: datetime
+    admitted_at: datetime
+    headers: dict[str, str]
+    data: JsonData
+
+
+class DeliveryView(TypedDict):
+    """One event on its way to one subscription. `cycle` counts its replays, `attempt_count` attempts in the cycle."""
+
+    id: DeliveryId
+    event_id: EventId
+    subscription_id: SubscriptionId
+    tenant: Tenant
+    event_type: EventType
+    status: Status
+    reason: str | None
+    attempt_count: int
+    cycle: int
+    next_attempt_at: datetime | None
+    in_progress: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class TimingsView(TypedDict):
+    """The parts of `duration_ms`; null is what did not happen, as on a connection that was there already."""
+
+    dns_ms: int | None
+    connect_ms: int | None
+    tls_ms: int | None
+    first_byte_ms: int | None
+
+
+class AttemptView(TypedDict):
+    """An attempt. `outcome` is what it led to; a superseded one came after its claim was lost."""
+
+    id: AttemptId
+    cycle: int
+    number: int
+    started_at: datetime
+    duration_ms: int
+    timings: TimingsView
+    outcome: Literal["delivered", "retry", "dead"]
+    superseded: bool
+    status_code: int | None
+    failure: Failure | None
+    reason: str | None
+    response_headers: dict[str, str] | None
+    response_body: str | None
+    remote_address: str | None
+    url: EndpointUrl
+
+
+class DeliveryWithAttemptsView(DeliveryView):
+    """A delivery and its latest attempts."""
+
+    attempts: list[AttemptView]
+
+
+class DeadLetterView(TypedDict):
+    id: DeadLetterId
+    kind: DeadLetterKind
+    reason: str
+    state: Literal["open", "replayed", "discarded"]
+    tenant: Tenant | None
+    delivery_id: DeliveryId | None
+    cycle: int | None
+    subscription_id: SubscriptionId | None
+    event_id: EventId | None
+    message_id: str | None
+    routing_key: str | None
+    created_at: datetime
+    settled_at: datetime | None
+
+
+class DeadLetterWithBodyView(DeadLetterView):
+    """A dead letter and the original bytes: in base64, and as text too when they are UTF-8.
+
+    `message` are the headers and properties that the message came with; null for a delivery.
+    """
+
+    body_base64: str | None
+    body_text: str | None
+    message: dict[str, JsonValue] | None
+
+
+class ReplayFilterView(TypedDict):
+    """Which deliveries are begun again, as of when the replay was made."""
+
+    subscription_id: SubscriptionId | None
+    tenant: Tenant | None
+    event_type: EventType | None
+    status: list[Status]
+    created_after: datetime | None
+    created_before: datetime | None
+    died_after: NotRequired[datetime]
+    died_before: NotRequired[datetime]
+
+
+class ReplayView(TypedDict):
+    id: ReplayId
+    state: Literal["running", "completed", "canceled"]
+    filter: ReplayFilterView
+    matched: int
+    replayed: int
+    skipped: int
+    max_per_s: float
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class AliveView(TypedDict):
+    status: Literal["ok"]
+
+
+class ReadyView(TypedDict):
+    """`ok`, or the kind of error, for each."""
+
+    broker: str
+    store: str
