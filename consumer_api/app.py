@@ -4,8 +4,9 @@ from typing import Final
 
 from aiohttp import web
 
-from consumer_api import dead_letters, deliveries, events, operations, replays, states, subscriptions
+from consumer_api import dead_letters, deliveries, documentation, events, operations, replays, states, subscriptions
 from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, SETTINGS, STORE, TELEMETRY, VAULT
+from consumer_api.documentation import DOCUMENT, Document
 from consumer_api.middleware import authenticate, bounded, identify
 from consumer_api.route import Route, add_routes
 from infra.broker.base import Broker
@@ -35,11 +36,13 @@ def make_app(
     app[VAULT] = vault
     app[EARLY_CHECK] = early_check
     app[TELEMETRY] = telemetry
-    added |= add_routes(app, all_routes())
+    routes = all_routes()
+    app[DOCUMENT] = Document(routes)
+    added |= add_routes(app, routes)
     return app
 
 
 def all_routes() -> list[Route]:
     """Every route that there is."""
-    resources = (operations, subscriptions, states, events, deliveries, dead_letters, replays)
+    resources = (operations, documentation, subscriptions, states, events, deliveries, dead_letters, replays)
     return [route for resource in resources for route in resource.routes()]

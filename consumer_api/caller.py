@@ -39,6 +39,12 @@ _KINDS: Final[Mapping[str, _Kind]] = {
 }
 
 
+def id_prefix(parameter: str) -> str | None:
+    """The prefix of the ids that a parameter of paths takes; None for one that takes something else."""
+    kind = _KINDS.get(parameter)
+    return None if kind is None else kind.prefix
+
+
 def forbidden(message: str) -> ApiError:
     return ApiError(Fault(403, ErrorCode.FORBIDDEN, message))
 

@@ -63,6 +63,7 @@ def routes() -> list[Route]:
 
 
 async def list_dead_letters(request: web.Request) -> web.Response:
+    """Dead letters, the newest first."""
     query = read_query(request, DeadLettersQuery)
     async with request.app[STORE].connection() as conn:
         page = await dead_letters.list_page(conn, query.wanted(), after=query.cursor, limit=query.limit)
@@ -70,6 +71,7 @@ async def list_dead_letters(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
+    """A dead letter, with the original bytes of a message."""
     async with request.app[STORE].connection() as conn:
         letter = done(await dead_letters.get(conn, _id(request)), "dead letter")
     return json_answer(dead_letter_with_body_view(letter))
@@ -92,6 +94,7 @@ async def replay(request: web.Request) -> web.Response:
 
 
 async def discard(request: web.Request) -> web.Response:
+    """Nothing more is to be done about it; it stays in the history."""
     dead_letter_id = _id(request)
     async with request.app[STORE].transaction() as conn:
         row: DeadLetterRow = done(await dead_letters.discard(conn, dead_letter_id), "dead letter")

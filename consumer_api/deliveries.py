@@ -63,6 +63,7 @@ def routes() -> list[Route]:
 
 
 async def list_deliveries(request: web.Request) -> web.Response:
+    """Deliveries, the newest first."""
     query = read_query(request, DeliveriesQuery)
     async with request.app[STORE].connection() as conn:
         page = await history.list_deliveries(conn, query.wanted(), after=query.cursor, limit=query.limit)
@@ -70,6 +71,7 @@ async def list_deliveries(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
+    """A delivery and its latest attempts."""
     delivery_id = _id(request)
     async with request.app[STORE].connection() as conn:
         row = done(await deliveries.get(conn, delivery_id), "delivery")
@@ -86,6 +88,7 @@ async def retry(request: web.Request) -> web.Response:
 
 
 async def cancel(request: web.Request) -> web.Response:
+    """An unfinished delivery ends as canceled; an attempt that is under way is not called back."""
     delivery_id = _id(request)
     async with request.app[STORE].transaction() as conn:
         row = done(await deliveries.cancel(conn, delivery_id), "delivery")

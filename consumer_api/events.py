@@ -85,6 +85,7 @@ async def publish(request: web.Request) -> web.Response:
 
 
 async def list_events(request: web.Request) -> web.Response:
+    """Events that were admitted, the newest first."""
     query = read_query(request, EventsQuery)
     async with request.app[STORE].connection() as conn:
         page = await history.list_events(conn, query.wanted(), after=query.cursor, limit=query.limit)
@@ -92,6 +93,7 @@ async def list_events(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
+    """An event, its data byte for byte as it came."""
     event_id = path_id(request, EVENT, "event_id")
     async with request.app[STORE].connection() as conn:
         row = done(await history.get_event(conn, event_id), _NO_EVENT)

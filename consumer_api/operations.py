@@ -42,6 +42,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
+    """The numbers of this process, in the text format of Prometheus."""
     body, content_type = request.app[TELEMETRY].render()
     return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from schemas.errors import InvalidInput, Problem
 from schemas.event_headers import read_event_headers
@@ -26,6 +26,12 @@ class EventCreate(Input):
 
     The fields' rules are those of `schemas.fields`.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"type": "order.created", "tenant": "acme", "id": "order-4711", "data": {"total": "1.10"}}]
+        }
+    )
 
     type: Annotated[str, Field(examples=["order.created"])]
     data: Annotated[Any, WithJsonSchema({"description": "Any JSON. It is delivered byte for byte as it came."})]

@@ -6,10 +6,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal, NoReturn, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from consumer_api.cursors import decode_cursor
+from consumer_api.views import id_schema
 from infra.store.dead_letters import DeadLetterFilter
 from infra.store.history import DeliveryFilter, EventFilter, TimeRange
 from schemas.deliveries import ENDED, DeadLetterKind, Status
@@ -75,16 +85,16 @@ def _text(fault: Callable[[str], str | None]) -> AfterValidator:
 
 
 Moment = Annotated[datetime, BeforeValidator(_moment)]
-SubscriptionKey = Annotated[UUID, _id(SUBSCRIPTION)]
-EventKey = Annotated[UUID, _id(EVENT)]
-DeliveryKey = Annotated[UUID, _id(DELIVERY)]
+SubscriptionKey = Annotated[UUID, _id(SUBSCRIPTION), WithJsonSchema(id_schema(SUBSCRIPTION))]
+EventKey = Annotated[UUID, _id(EVENT), WithJsonSchema(id_schema(EVENT))]
+DeliveryKey = Annotated[UUID, _id(DELIVERY), WithJsonSchema(id_schema(DELIVERY))]
 Tenant = Annotated[str, _text(tenant_fault)]
 EventType = Annotated[str, _text(type_fault)]
 
 
 class PageQuery(Input):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
-    cursor: Annotated[UUID, BeforeValidator(_cursor)] | None = None
+    cursor: Annotated[UUID, BeforeValidator(_cursor), WithJsonSchema({"type": "string"})] | None = None
 
 
 class SubscriptionsQuery(PageQuery):
@@ -156,6 +166,8 @@ class ReplayCreate(_Created):
     many of them are begun in a second, at most; without it, what the installation sets.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "acme", "status": ["dead"], "max_per_s": 20}]})
+
     subscription_id: SubscriptionKey | None = None
     tenant: Tenant | None = None
     event_type: EventType | None = None
@@ -187,6 +199,8 @@ class Recovery(Input):
     `max_per_s` as of a replay.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"since": "2026-01-31T12:00:00Z"}]})
+
     since: Moment
     until: Moment | None = None
     max_per_s: Rate | None = None
@@ -211,6 +225,8 @@ class SecretRotation(Input):
     Which secret fits, the subscription's signature says (`consumer_api.signing`). Where several versions sign, all are
     rotated unless a `version` or a `secret` tells which.
     """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"grace_s": 3600}]})
 
     secret: SecretStr | None = None
     version: Version | None = None

@@ -72,6 +72,7 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_replays(request: web.Request) -> web.Response:
+    """Replays, the newest first."""
     query = read_query(request, ReplaysQuery)
     async with request.app[STORE].connection() as conn:
         page = await replays.list_page(
@@ -81,6 +82,7 @@ async def list_replays(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
+    """A replay, and how far it is."""
     async with request.app[STORE].connection() as conn:
         row = done(await replays.get(conn, _id(request)), "replay")
     return json_answer(replay_view(row))

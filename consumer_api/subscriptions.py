@@ -138,6 +138,7 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_subscriptions(request: web.Request) -> web.Response:
+    """Subscriptions, the newest first."""
     query = read_query(request, SubscriptionsQuery)
     async with request.app[STORE].connection() as conn:
         page = await subscriptions.list_page(
@@ -147,6 +148,7 @@ async def list_subscriptions(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
+    """A subscription, without what is secret."""
     async with request.app[STORE].connection() as conn:
         row = done(await subscriptions.get(conn, _id(request)), "subscription")
     return json_answer(_view(request, row))

@@ -229,7 +229,9 @@ class AcceptedEventView(TypedDict):
 
 
 # The bytes that came are spliced in (`orjson.Fragment`), so what stands here is any JSON.
-JsonData = Annotated[Any, WithJsonSchema({"description": "Any JSON, byte for byte as it came."})]
+JsonData = Annotated[
+    Any, WithJsonSchema({"description": "Any JSON, byte for byte as it came.", "examples": [{"total": "1.10"}]})
+]
 
 
 class EventView(TypedDict):

@@ -92,6 +92,15 @@ def api() -> None:
 
 
 @app.command()
+def openapi() -> None:
+    """Print the API's OpenAPI 3.1 document, which a running API has at /openapi.json. It needs no setting."""
+    from consumer_api.app import all_routes
+    from consumer_api.documentation import Document
+
+    typer.echo(Document(all_routes()).body)
+
+
+@app.command()
 def dispatcher() -> None:
     """Run a dispatcher: it takes events in, POSTs them to every subscriber, and retries. Run as many as you like.
 

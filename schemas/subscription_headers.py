@@ -84,4 +84,7 @@ def _headers(headers: dict[str, HeaderInput]) -> dict[str, HeaderInput]:
     return headers
 
 
-Headers = Annotated[dict[str, Annotated[HeaderInput, BeforeValidator(_header)]], AfterValidator(_headers)]
+Headers = Annotated[
+    dict[str, Annotated[HeaderInput, BeforeValidator(_header, json_schema_input_type=SecretStr | HeaderInput)]],
+    AfterValidator(_headers),
+]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Self
 import msgspec
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Discriminator,
     Field,
     SecretStr,
@@ -258,6 +259,12 @@ def read_policy(data: object) -> RetryPolicy:
 class SubscriptionCreate(Input):
     """What a caller sends to create a subscription. The secrets that its signature needs and are not given are made."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"tenant": "acme", "url": "https://shop.example/webhooks", "event_types": ["order.*"]}]
+        }
+    )
+
     tenant: Tenant = DEFAULT_TENANT
     url: Url
     event_types: EventTypes
@@ -294,8 +301,20 @@ _NEVER_NULL: Final = (
 )
 
 
+def _documented_patch(schema: dict[str, Any]) -> None:
+    """What pydantic cannot know: which fields may not be null."""
+    for name in _NEVER_NULL:
+        field = schema["properties"][name]
+        del field["default"]
+        choices = [one for one in field.pop("anyOf") if one != {"type": "null"}]
+        field |= choices[0]
+    schema["examples"] = [{"description": "Orders, for the shop", "timeout_s": 10}]
+
+
 class SubscriptionPatch(Input):
     """What a caller sends to change a subscription: only what is to change. A secret is rotated, not patched."""
+
+    model_config = ConfigDict(json_schema_extra=_documented_patch)
 
     url: Url | None = None
     event_types: EventTypes | None = None

@@ -95,6 +95,10 @@ def test_the_wheel_holds_the_migrations_and_nothing_that_is_not_for_running(inst
     assert {name for name in names if name.endswith(".py")} == of_the_tree
     assert any(name.startswith("infra/migrations/versions/v0001") for name in names)
     assert "infra/migrations/env.py" in names
+    static = (ROOT / "consumer_api/static").rglob("*")
+    shipped = {path.relative_to(ROOT).as_posix() for path in static if path.is_file()}
+    assert len(shipped) >= 8
+    assert shipped <= names
     assert not any(name.startswith(("tests/", "infra/deploy/")) for name in names)
 
 

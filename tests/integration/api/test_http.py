@@ -61,7 +61,9 @@ ROUTES = [
 ]
 
 
-async def test_every_route_but_the_probes_asks_for_a_key(api: ApiClient, store: Store, settings: Settings) -> None:
+async def test_every_route_but_probes_and_documents_asks_for_a_key(
+    api: ApiClient, store: Store, settings: Settings
+) -> None:
     async with open_broker(settings) as broker, open_early_check(settings) as early_check:
         with open_telemetry(settings, "test") as telemetry:
             vault = Vault.from_settings(settings)
@@ -73,8 +75,8 @@ async def test_every_route_but_the_probes_asks_for_a_key(api: ApiClient, store: 
         for route in app.router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
-    probes = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
-    assert known == {*ROUTES, *probes}
+    probes = {("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")}
+    assert known == {*ROUTES, *probes, ("GET", "/docs/x")}
     for method, path in ROUTES:
         answer = await api.call(method, path, key="")
         assert (answer.status, answer.code) == (401, "unauthorized"), (method, path)

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ COMMANDS = [
     ["keys", "create"],
     ["keys", "new-encryption-key"],
     ["keys", "rotate-encryption"],
+    ["openapi"],
     ["topology"],
     ["settings"],
 ]
@@ -43,6 +45,14 @@ def test_every_command_says_what_it_is_for(command: list[str]) -> None:
     assert said.exit_code == 0
     assert len(said.output.split()) > 20
     assert f"Usage: hookhare {' '.join(command)}" in said.output
+
+
+def test_the_document_of_the_api_is_printed_as_json() -> None:
+    said = runner.invoke(app, ["openapi"])
+    assert said.exit_code == 0
+    document = orjson.loads(said.output)
+    assert document["openapi"] == "3.1.0"
+    assert "/v1/events" in document["paths"]
 
 
 def test_the_overview_names_every_command() -> None:
