@@ -5,16 +5,18 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
+from consumer_api import audit
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import BROKER, SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.outcomes import done
 from consumer_api.presentation import dead_letter_view, dead_letter_with_body_view
-from consumer_api.queries import DeadLettersQuery
-from consumer_api.reading import path_id, read_query
+from consumer_api.queries import DeadLettersQuery, Discard
+from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
 from consumer_api.views import DeadLetterView, DeadLetterWithBodyView, Page
 from infra.broker.base import Outgoing, ToEvents
@@ -23,7 +25,7 @@ from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from schemas.deliveries import DeadLetterKind
 from schemas.events import Event, read_event
 from schemas.fields import type_fault
-from schemas.ids import DEAD_LETTER
+from schemas.ids import DEAD_LETTER, public_id
 from schemas.messages import Message
 from schemas.scopes import Scope
 
@@ -56,6 +58,8 @@ def routes() -> list[Route]:
             path=f"{one}/discard",
             handler=discard,
             scope=write,
+            body=Discard,
+            body_optional=True,
             answers={200: DeadLetterView},
             errors=(ErrorCode.CONFLICT,),
         ),
@@ -90,14 +94,18 @@ async def replay(request: web.Request) -> web.Response:
             locked = done(await dead_letters.lock_message(conn, dead_letter_id), "dead letter")
             await _publish(request, locked)
             row = await dead_letters.mark_replayed(conn, dead_letter_id)
+        await _record(request, conn, "dead_letter.replayed", letter.row, row)
     return json_answer(dead_letter_view(row), status=202)
 
 
 async def discard(request: web.Request) -> web.Response:
-    """Nothing more is to be done about it; it stays in the history."""
+    """Settle it without a replay. The reason that is given, if any, is kept with it and shown."""
     dead_letter_id = _id(request)
+    asked = await read_json(request, Discard, optional=True)
     async with request.app[STORE].transaction() as conn:
-        row: DeadLetterRow = done(await dead_letters.discard(conn, dead_letter_id), "dead letter")
+        letter = done(await dead_letters.get(conn, dead_letter_id), "dead letter")
+        row: DeadLetterRow = done(await dead_letters.discard(conn, dead_letter_id, asked.reason), "dead letter")
+        await _record(request, conn, "dead_letter.discarded", letter.row, row)
     return json_answer(dead_letter_view(row))
 
 
@@ -123,6 +131,20 @@ def _without_our_headers(message: Message) -> Message:
     """It is accepted anew now, under a new key: the day of the old one may be past its retention."""
     theirs = {name: value for name, value in message.headers.items() if not name.startswith(_OUR_HEADERS)}
     return replace(message, headers=theirs)
+
+
+async def _record(
+    request: web.Request, conn: asyncpg.Connection, action: str, before: DeadLetterRow, after: DeadLetterRow
+) -> None:
+    await audit.record(
+        request,
+        conn,
+        action,
+        public_id(DEAD_LETTER, after.id),
+        tenant=after.tenant,
+        before=dead_letter_view(before),
+        after=dead_letter_view(after),
+    )
 
 
 def _id(request: web.Request) -> UUID:

@@ -3,8 +3,10 @@
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 from aiohttp import web
 
+from consumer_api import audit
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.context import STORE
 from consumer_api.errors import ErrorCode
@@ -15,7 +17,8 @@ from consumer_api.reading import path_id, read_query
 from consumer_api.route import Route
 from consumer_api.views import DeliveryView, DeliveryWithAttemptsView, Page
 from infra.store import deliveries, history
-from schemas.ids import DELIVERY
+from infra.store.deliveries import DeliveryRow
+from schemas.ids import DELIVERY, public_id
 from schemas.scopes import Scope
 
 MAX_ATTEMPTS_SHOWN: Final = 500  # the latest: a policy makes at most 50 in a cycle
@@ -83,7 +86,9 @@ async def retry(request: web.Request) -> web.Response:
     """202: an unfinished delivery is attempted as soon as its endpoint takes it, instead of when its delay is over."""
     delivery_id = _id(request)
     async with request.app[STORE].transaction() as conn:
+        before = done(await deliveries.get(conn, delivery_id), "delivery")
         row = done(await deliveries.retry_now(conn, delivery_id), "delivery")
+        await _record(request, conn, "delivery.retried", before, row)
     return json_answer(delivery_view(row), status=202)
 
 
@@ -91,7 +96,9 @@ async def cancel(request: web.Request) -> web.Response:
     """An unfinished delivery ends as canceled; an attempt that is under way is not called back."""
     delivery_id = _id(request)
     async with request.app[STORE].transaction() as conn:
+        before = done(await deliveries.get(conn, delivery_id), "delivery")
         row = done(await deliveries.cancel(conn, delivery_id), "delivery")
+        await _record(request, conn, "delivery.canceled", before, row)
     return json_answer(delivery_view(row))
 
 
@@ -99,10 +106,27 @@ async def replay(request: web.Request) -> web.Response:
     """202: an ended delivery begins again, with the same webhook-id."""
     delivery_id = _id(request)
     async with request.app[STORE].transaction() as conn:
+        before = done(await deliveries.get(conn, delivery_id), "delivery")
         if not await deliveries.replay(conn, [delivery_id]):
             done(await deliveries.why_not_replayed(conn, delivery_id), "delivery")
         row = done(await deliveries.get(conn, delivery_id), "delivery")
+        await _record(request, conn, "delivery.replayed", before, row)
     return json_answer(delivery_view(row), status=202)
+
+
+async def _record(
+    request: web.Request, conn: asyncpg.Connection, action: str, before: DeliveryRow, after: DeliveryRow
+) -> None:
+    """`before` was read unlocked, because locks begin with the subscription's: an attempt may have moved it since."""
+    await audit.record(
+        request,
+        conn,
+        action,
+        public_id(DELIVERY, after.id),
+        tenant=after.tenant,
+        before=delivery_view(before),
+        after=delivery_view(after),
+    )
 
 
 def _id(request: web.Request) -> UUID:

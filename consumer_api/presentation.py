@@ -202,6 +202,7 @@ def dead_letter_view(row: DeadLetterRow) -> DeadLetterView:
         "routing_key": row.routing_key,
         "created_at": row.created_at,
         "settled_at": row.settled_at,
+        "discard_reason": row.discard_reason,
     }
 
 

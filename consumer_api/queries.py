@@ -24,7 +24,7 @@ from infra.store.dead_letters import DeadLetterFilter
 from infra.store.history import DeliveryFilter, EventFilter, TimeRange
 from schemas.deliveries import ENDED, DeadLetterKind, Status
 from schemas.errors import InvalidInput
-from schemas.fields import id_fault, source_fault, tenant_fault, type_fault
+from schemas.fields import description_fault, id_fault, source_fault, tenant_fault, type_fault
 from schemas.formats import Version
 from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, parse_id
 from schemas.inputs import Input, rule
@@ -147,6 +147,12 @@ class DeadLettersQuery(PageQuery, _Created):
         return DeadLetterFilter(
             self.kind, self.state, self.tenant, self.subscription_id, self.delivery_id, self.event_id, self.created()
         )
+
+
+class Discard(Input):
+    """Why a dead letter is discarded, for who looks at it later."""
+
+    reason: Annotated[str, _text(description_fault), Field(min_length=1)] | None = None
 
 
 class ReplaysQuery(PageQuery):

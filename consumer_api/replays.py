@@ -7,6 +7,7 @@ import asyncpg
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
+from consumer_api import audit
 from consumer_api.answers import json_answer, page_answer
 from consumer_api.caller import check_owned
 from consumer_api.context import SETTINGS, STORE
@@ -67,7 +68,8 @@ async def create(request: web.Request) -> web.Response:
             await check_owned(request, conn, Owned.SUBSCRIPTION, wanted.subscription_id)
             await _check_subscription(conn, wanted.subscription_id)
         row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=datetime.now(UTC))
-    view = replay_view(row)
+        view = replay_view(row)
+        await audit.record(request, conn, "replay.created", view["id"], tenant=row.tenant, after=view)
     return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
 
 
@@ -90,9 +92,15 @@ async def get(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """Stop a running replay; deliveries that it has begun again go on."""
+    replay_id = _id(request)
     async with request.app[STORE].transaction() as conn:
-        row = done(await replays.cancel(conn, _id(request)), "replay")
-    return json_answer(replay_view(row))
+        before = done(await replays.get(conn, replay_id), "replay")
+        row = done(await replays.cancel(conn, replay_id), "replay")
+        view = replay_view(row)
+        await audit.record(
+            request, conn, "replay.canceled", view["id"], tenant=row.tenant, before=replay_view(before), after=view
+        )
+    return json_answer(view)
 
 
 async def _check_subscription(conn: asyncpg.Connection, subscription_id: UUID) -> None:

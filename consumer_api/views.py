@@ -315,6 +315,7 @@ class DeadLetterView(TypedDict):
     routing_key: str | None
     created_at: datetime
     settled_at: datetime | None
+    discard_reason: str | None
 
 
 class DeadLetterWithBodyView(DeadLetterView):

@@ -40,6 +40,7 @@ class DeadLetterRow:
     state: str
     created_at: datetime
     settled_at: datetime | None
+    discard_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ FROM dead_letters WHERE id = $1
 """  # noqa: S608 -- column names of our own table
 
 _SETTLE = f"""
-UPDATE dead_letters SET state = $2, settled_at = clock_timestamp() WHERE id = $1 AND state = 'open'
+UPDATE dead_letters SET state = $2, discard_reason = $3, settled_at = clock_timestamp() WHERE id = $1 AND state = 'open'
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
@@ -117,7 +118,7 @@ async def lock_message(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLe
 
 async def mark_replayed(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLetterRow:
     """Settle a dead letter that the caller has locked and published."""
-    record = await conn.fetchrow(_SETTLE, dead_letter_id, "replayed")
+    record = await conn.fetchrow(_SETTLE, dead_letter_id, "replayed", None)
     assert record is not None
     return DeadLetterRow(**record)
 
@@ -136,9 +137,11 @@ async def replay_delivery(conn: asyncpg.Connection, letter: DeadLetterRow) -> De
     return now if isinstance(now, Missing) else now.row
 
 
-async def discard(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLetterRow | Missing | Refused:
+async def discard(
+    conn: asyncpg.Connection, dead_letter_id: UUID, reason: str | None = None
+) -> DeadLetterRow | Missing | Refused:
     """Settle a dead letter that nobody is going to replay. Its delivery stays dead."""
-    record = await conn.fetchrow(_SETTLE, dead_letter_id, "discarded")
+    record = await conn.fetchrow(_SETTLE, dead_letter_id, "discarded", reason)
     if record is not None:
         return DeadLetterRow(**record)
     letter = await get(conn, dead_letter_id)

@@ -252,6 +252,7 @@ dead_letters = Table(
     _moment("created_at", now=True),
     _moment("settled_at", nullable=True),  # when it was replayed or discarded
     _moment("published_at", nullable=True),  # when a delivery's was published to hookhare.dead
+    Column("discard_reason", Text),  # why it was discarded, in the words of who did it
     UniqueConstraint("delivery_id", "cycle", name="one_dead_letter_a_death"),
     UniqueConstraint("identity", name="one_dead_letter_a_message"),
     Index("dead_letters_unpublished", "id", postgresql_where=text("kind = 'delivery' AND published_at IS NULL")),

@@ -5,7 +5,7 @@ from alembic import op
 revision = "0011"
 down_revision = "0010"
 
-STATEMENTS: tuple[str, ...] = ()
+STATEMENTS: tuple[str, ...] = ("ALTER TABLE dead_letters ADD COLUMN discard_reason text",)
 
 
 def upgrade() -> None:

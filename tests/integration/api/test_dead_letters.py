@@ -152,6 +152,17 @@ async def test_every_kind_of_message_can_be_published_again_also_what_is_no_even
     assert received.message.headers == {"x-raw": b"\xff"}
 
 
+async def test_the_reason_for_a_discard_is_kept_and_shown(api: ApiClient, store: Store) -> None:
+    _, letter = await _add_delivery(store)
+    assert (await api.get(_path(letter)))["discard_reason"] is None
+    for body, fields in (({"reason": ""}, ["reason"]), ({"reason": "a\x00"}, ["reason"]), ({"why": "x"}, ["why"])):
+        answer = await api.call("POST", f"{_path(letter)}/discard", body)
+        assert (answer.status, answer.code, list(answer.fields)) == (400, "validation_failed", fields)
+    discarded = await api.post(f"{_path(letter)}/discard", {"reason": "the shop is closed"}, status=200)
+    assert (discarded["state"], discarded["discard_reason"]) == ("discarded", "the shop is closed")
+    assert (await api.get(LETTERS))["data"][0]["discard_reason"] == "the shop is closed"
+
+
 @pytest.mark.parametrize(("first", "then"), [("replay", "discard"), ("discard", "replay"), ("replay", "replay")])
 async def test_a_dead_letter_is_settled_once(api: ApiClient, store: Store, first: str, then: str) -> None:
     for letter in (await _add_message(store), (await _add_delivery(store))[1]):
