@@ -4,7 +4,17 @@ from typing import Final
 
 from aiohttp import web
 
-from consumer_api import dead_letters, deliveries, documentation, events, operations, replays, states, subscriptions
+from consumer_api import (
+    attempts,
+    dead_letters,
+    deliveries,
+    documentation,
+    events,
+    operations,
+    replays,
+    states,
+    subscriptions,
+)
 from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, SETTINGS, STORE, TELEMETRY, VAULT
 from consumer_api.documentation import DOCUMENT, Document
 from consumer_api.middleware import authenticate, bounded, identify
@@ -44,5 +54,5 @@ def make_app(
 
 def all_routes() -> list[Route]:
     """Every route that there is."""
-    resources = (operations, documentation, subscriptions, states, events, deliveries, dead_letters, replays)
+    resources = (operations, documentation, subscriptions, states, events, deliveries, attempts, dead_letters, replays)
     return [route for resource in resources for route in resource.routes()]

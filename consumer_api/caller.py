@@ -17,7 +17,7 @@ from consumer_api.context import CALLER
 from consumer_api.errors import ApiError, ErrorCode, Fault, not_found
 from infra.store.owners import Owned, tenant_of
 from schemas.errors import InvalidInput
-from schemas.ids import API_KEY, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id
+from schemas.ids import API_KEY, ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id
 from schemas.scopes import Scope
 
 
@@ -33,6 +33,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "subscription_id": _Kind(SUBSCRIPTION, Owned.SUBSCRIPTION, "subscription"),
     "event_id": _Kind(EVENT, Owned.EVENT, "event"),
     "delivery_id": _Kind(DELIVERY, Owned.DELIVERY, "delivery"),
+    "attempt_id": _Kind(ATTEMPT, Owned.ATTEMPT, "attempt"),
     "dead_letter_id": _Kind(DEAD_LETTER, Owned.DEAD_LETTER, "dead letter"),
     "replay_id": _Kind(REPLAY, Owned.REPLAY, "replay"),
     "key_id": _Kind(API_KEY, Owned.API_KEY, "key"),

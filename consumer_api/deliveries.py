@@ -15,8 +15,10 @@ from consumer_api.presentation import delivery_view, delivery_with_attempts_view
 from consumer_api.queries import DeliveriesQuery
 from consumer_api.reading import path_id, read_query
 from consumer_api.route import Route
+from consumer_api.searching import searching
 from consumer_api.views import DeliveryView, DeliveryWithAttemptsView, Page
 from infra.store import deliveries, history
+from infra.store.attempts import attempted_conditions
 from infra.store.deliveries import DeliveryRow
 from schemas.ids import DELIVERY, public_id
 from schemas.scopes import Scope
@@ -36,6 +38,7 @@ def routes() -> list[Route]:
             scope=read,
             query=DeliveriesQuery,
             answers={200: Page[DeliveryView]},
+            errors=(ErrorCode.QUERY_TOO_BROAD,),
         ),
         Route(method="GET", path=one, handler=get, scope=read, answers={200: DeliveryWithAttemptsView}),
         Route(
@@ -68,8 +71,9 @@ def routes() -> list[Route]:
 async def list_deliveries(request: web.Request) -> web.Response:
     """Deliveries, the newest first."""
     query = read_query(request, DeliveriesQuery)
-    async with request.app[STORE].connection() as conn:
-        page = await history.list_deliveries(conn, query.wanted(), after=query.cursor, limit=query.limit)
+    conditions = attempted_conditions(query.wanted())
+    async with searching(request) as conn:
+        page = await history.list_deliveries(conn, conditions, after=query.cursor, limit=query.limit)
     return page_answer(page, delivery_view)
 
 

@@ -41,6 +41,7 @@ class ErrorCode(StrEnum):
     CONFLICT = "conflict"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     EXPECTATION_FAILED = "expectation_failed"
+    QUERY_TOO_BROAD = "query_too_broad"
     INTERNAL = "internal"
     BROKER_UNAVAILABLE = "broker_unavailable"
     BROKER_REFUSED = "broker_refused"
@@ -67,6 +68,7 @@ MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
     ErrorCode.CONFLICT: Meaning(409, "what is there does not allow it; the message says why"),
     ErrorCode.PAYLOAD_TOO_LARGE: Meaning(413, "the body, or a part of it, is too large"),
     ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
+    ErrorCode.QUERY_TOO_BROAD: Meaning(422, "the search took too long; ask for something narrower"),
     ErrorCode.INTERNAL: Meaning(500, "our fault; the log has it under the request id"),
     ErrorCode.BROKER_UNAVAILABLE: Meaning(503, "nothing was stored, or it is not known; publish it again"),
     ErrorCode.BROKER_REFUSED: Meaning(503, "the broker takes no message now; nothing was stored"),

@@ -170,6 +170,7 @@ def attempt_view(row: AttemptRow) -> AttemptView:
     body = row.response_body
     return {
         "id": public_id(ATTEMPT, row.id),
+        "delivery_id": public_id(DELIVERY, row.delivery_id),
         "cycle": row.cycle,
         "number": row.number,
         "started_at": row.started_at,

@@ -20,9 +20,10 @@ from pydantic_core import PydanticCustomError
 
 from consumer_api.cursors import decode_cursor
 from consumer_api.views import id_schema
+from infra.store.attempts import AttemptedFilter, AttemptFilter
 from infra.store.dead_letters import DeadLetterFilter
 from infra.store.history import DeliveryFilter, EventFilter, TimeRange
-from schemas.deliveries import ENDED, DeadLetterKind, Status
+from schemas.deliveries import ENDED, DeadLetterKind, Outcome, Status, StatusClass
 from schemas.errors import InvalidInput
 from schemas.fields import description_fault, id_fault, source_fault, tenant_fault, type_fault
 from schemas.formats import Version
@@ -34,6 +35,7 @@ MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
 MAX_GRACE_S: Final = 604_800
 DEFAULT_GRACE_S: Final = 86_400
+MAX_SEARCHED_DAYS: Final = 31
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)  # RFC 3339
 
@@ -128,10 +130,35 @@ class DeliveriesQuery(PageQuery, _Created):
     tenant: Tenant | None = None
     event_type: EventType | None = None
     status: tuple[Status, ...] = ()
+    status_class: StatusClass | None = None
+    text: Annotated[str, _text(description_fault), Field(min_length=3, max_length=200)] | None = None
 
-    def wanted(self) -> DeliveryFilter:
-        return DeliveryFilter(
+    def wanted(self) -> AttemptedFilter:
+        """Raises InvalidInput for text that is sought at any time: nothing but reading finds it."""
+        deliveries = DeliveryFilter(
             self.subscription_id, self.event_id, self.tenant, self.event_type, self.status, self.created()
+        )
+        if self.text is not None:
+            for name in ("created_after", "created_before"):
+                if getattr(self, name) is None:
+                    raise InvalidInput.of(name, "is required with text")
+            assert self.created_after is not None
+            assert self.created_before is not None
+            if self.created_before - self.created_after > timedelta(days=MAX_SEARCHED_DAYS):
+                raise InvalidInput.of("created_before", f"must be at most {MAX_SEARCHED_DAYS} days after created_after")
+        return AttemptedFilter(deliveries, self.status_class, self.text)
+
+
+class AttemptsQuery(PageQuery, _Created):
+    delivery_id: DeliveryKey | None = None
+    subscription_id: SubscriptionKey | None = None
+    tenant: Tenant | None = None
+    outcome: Outcome | None = None
+    status_class: StatusClass | None = None
+
+    def wanted(self) -> AttemptFilter:
+        return AttemptFilter(
+            self.delivery_id, self.subscription_id, self.tenant, self.outcome, self.status_class, self.created()
         )
 
 

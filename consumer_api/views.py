@@ -279,6 +279,7 @@ class AttemptView(TypedDict):
     """An attempt. `outcome` is what it led to; a superseded one came after its claim was lost."""
 
     id: AttemptId
+    delivery_id: DeliveryId
     cycle: int
     number: int
     started_at: datetime

@@ -36,6 +36,25 @@ class Failure(StrEnum):
     INTERNAL = "internal"  # our own fault; the reason says what
 
 
+class StatusClass(StrEnum):
+    """What kind of answer an attempt got."""
+
+    INFORMATIONAL = "1xx"
+    SUCCESS = "2xx"
+    REDIRECTION = "3xx"
+    CLIENT_ERROR = "4xx"
+    SERVER_ERROR = "5xx"
+    NONE = "none"  # no answer: see `Failure`
+
+
+class Outcome(StrEnum):
+    """What became of a delivery by an attempt."""
+
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    DEAD = "dead"
+
+
 class Timings(NamedTuple):
     """Where an attempt's time went, one part after the other; None for what did not happen, or did not end.
 

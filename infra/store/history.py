@@ -112,9 +112,9 @@ class EventFilter:
 
 
 async def list_deliveries(
-    conn: asyncpg.Connection, wanted: DeliveryFilter, *, after: UUID | None, limit: int
+    conn: asyncpg.Connection, conditions: Sequence[ColumnElement[bool]], *, after: UUID | None, limit: int
 ) -> Page[DeliveryRow]:
-    conditions = delivery_conditions(wanted)
+    """Deliveries, newest first, that keep to conditions such as those of a `DeliveryFilter`."""
     return await fetch_page(conn, tables.deliveries, DeliveryRow, conditions, after=after, limit=limit)
 
 

@@ -50,6 +50,8 @@ ROUTES = [
     ("POST", "/v1/deliveries/x/retry"),
     ("POST", "/v1/deliveries/x/cancel"),
     ("POST", "/v1/deliveries/x/replay"),
+    ("GET", "/v1/attempts"),
+    ("GET", "/v1/attempts/x"),
     ("GET", "/v1/dead-letters"),
     ("GET", "/v1/dead-letters/x"),
     ("POST", "/v1/dead-letters/x/replay"),
