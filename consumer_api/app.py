@@ -15,7 +15,7 @@ from consumer_api import (
     states,
     subscriptions,
 )
-from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, SETTINGS, STORE, TELEMETRY, VAULT
+from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, EXPORTS, SETTINGS, STORE, TELEMETRY, VAULT
 from consumer_api.documentation import DOCUMENT, Document
 from consumer_api.middleware import authenticate, bounded, identify
 from consumer_api.route import Route, add_routes
@@ -46,6 +46,7 @@ def make_app(
     app[VAULT] = vault
     app[EARLY_CHECK] = early_check
     app[TELEMETRY] = telemetry
+    app[EXPORTS] = set()
     routes = all_routes()
     app[DOCUMENT] = Document(routes)
     added |= add_routes(app, routes)

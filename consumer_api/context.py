@@ -33,5 +33,7 @@ EARLY_CHECK: Final = web.AppKey("early_check", EarlyCheck)
 SETTINGS: Final = web.AppKey("settings", Settings)
 TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 
+EXPORTS: Final = web.AppKey[set[object]]("exports")  # those under way
+
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 CALLER: Final = web.RequestKey("caller", Caller)

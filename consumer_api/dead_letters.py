@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -10,15 +11,16 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from consumer_api import audit
-from consumer_api.answers import json_answer, page_answer
+from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict
+from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import dead_letter_view, dead_letter_with_body_view
 from consumer_api.queries import DeadLettersQuery, Discard
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
-from consumer_api.views import DeadLetterView, DeadLetterWithBodyView, Page
+from consumer_api.views import DeadLetterView, DeadLetterWithBodyView
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import dead_letters
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
@@ -42,7 +44,8 @@ def routes() -> list[Route]:
             handler=list_dead_letters,
             scope=read,
             query=DeadLettersQuery,
-            answers={200: Page[DeadLetterView]},
+            answers={200: exported(DeadLetterView)},
+            errors=LIST_ERRORS,
         ),
         Route(method="GET", path=one, handler=get, scope=read, answers={200: DeadLetterWithBodyView}),
         Route(
@@ -66,12 +69,11 @@ def routes() -> list[Route]:
     ]
 
 
-async def list_dead_letters(request: web.Request) -> web.Response:
+async def list_dead_letters(request: web.Request) -> web.StreamResponse:
     """Dead letters, the newest first."""
     query = read_query(request, DeadLettersQuery)
-    async with request.app[STORE].connection() as conn:
-        page = await dead_letters.list_page(conn, query.wanted(), after=query.cursor, limit=query.limit)
-    return page_answer(page, dead_letter_view)
+    read = partial(dead_letters.list_page, wanted=query.wanted())
+    return await list_answer(request, query, read, dead_letter_view, DeadLetterView, name="dead-letters")
 
 
 async def get(request: web.Request) -> web.Response:

@@ -1,5 +1,6 @@
 """`/v1/deliveries`: what was sent where, every attempt at it, and what an operator may do about it."""
 
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -7,16 +8,16 @@ import asyncpg
 from aiohttp import web
 
 from consumer_api import audit
-from consumer_api.answers import json_answer, page_answer
+from consumer_api.answers import json_answer
 from consumer_api.context import STORE
 from consumer_api.errors import ErrorCode
+from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, delivery_with_attempts_view
 from consumer_api.queries import DeliveriesQuery
 from consumer_api.reading import path_id, read_query
 from consumer_api.route import Route
-from consumer_api.searching import searching
-from consumer_api.views import DeliveryView, DeliveryWithAttemptsView, Page
+from consumer_api.views import DeliveryView, DeliveryWithAttemptsView
 from infra.store import deliveries, history
 from infra.store.attempts import attempted_conditions
 from infra.store.deliveries import DeliveryRow
@@ -37,8 +38,8 @@ def routes() -> list[Route]:
             handler=list_deliveries,
             scope=read,
             query=DeliveriesQuery,
-            answers={200: Page[DeliveryView]},
-            errors=(ErrorCode.QUERY_TOO_BROAD,),
+            answers={200: exported(DeliveryView)},
+            errors=LIST_ERRORS,
         ),
         Route(method="GET", path=one, handler=get, scope=read, answers={200: DeliveryWithAttemptsView}),
         Route(
@@ -68,13 +69,11 @@ def routes() -> list[Route]:
     ]
 
 
-async def list_deliveries(request: web.Request) -> web.Response:
+async def list_deliveries(request: web.Request) -> web.StreamResponse:
     """Deliveries, the newest first."""
     query = read_query(request, DeliveriesQuery)
-    conditions = attempted_conditions(query.wanted())
-    async with searching(request) as conn:
-        page = await history.list_deliveries(conn, conditions, after=query.cursor, limit=query.limit)
-    return page_answer(page, delivery_view)
+    read = partial(history.list_deliveries, conditions=attempted_conditions(query.wanted()))
+    return await list_answer(request, query, read, delivery_view, DeliveryView, name="deliveries")
 
 
 async def get(request: web.Request) -> web.Response:

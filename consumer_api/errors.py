@@ -113,6 +113,10 @@ def overloaded(most: int) -> ApiError:
     return ApiError(_unavailable(ErrorCode.OVERLOADED, f"{most} requests are under way already; nothing was done"))
 
 
+def too_many_exports(most: int) -> ApiError:
+    return ApiError(_unavailable(ErrorCode.OVERLOADED, f"{most} exports are under way already"))
+
+
 def not_published(error: BrokerError, external_id: str) -> ApiError:
     """A publish that failed. Its id is told, which may be one that we made: published again with it, it is the same."""
     return ApiError(

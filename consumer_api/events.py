@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
-from consumer_api.answers import json_answer, page_answer
+from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, CALLER, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
+from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import event_view
 from consumer_api.publishing import EventCreate, requested_event
@@ -18,7 +20,7 @@ from consumer_api.queries import EventsQuery
 from consumer_api.reading import path_id, read_body, read_query, tenant_for
 from consumer_api.route import Route
 from consumer_api.tracing import publish_span
-from consumer_api.views import AcceptedEventView, EventView, Page
+from consumer_api.views import AcceptedEventView, EventView
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import history
 from schemas.errors import BrokerError, Problem
@@ -47,7 +49,8 @@ def routes() -> list[Route]:
             handler=list_events,
             scope=Scope.EVENTS_READ,
             query=EventsQuery,
-            answers={200: Page[EventView]},
+            answers={200: exported(EventView)},
+            errors=LIST_ERRORS,
         ),
         Route(
             method="GET", path="/v1/events/{event_id}", handler=get, scope=Scope.EVENTS_READ, answers={200: EventView}
@@ -84,12 +87,11 @@ async def publish(request: web.Request) -> web.Response:
     return _accepted(event, key, duplicate=False)
 
 
-async def list_events(request: web.Request) -> web.Response:
+async def list_events(request: web.Request) -> web.StreamResponse:
     """Events that were admitted, the newest first."""
     query = read_query(request, EventsQuery)
-    async with request.app[STORE].connection() as conn:
-        page = await history.list_events(conn, query.wanted(), after=query.cursor, limit=query.limit)
-    return page_answer(page, event_view)
+    read = partial(history.list_events, wanted=query.wanted())
+    return await list_answer(request, query, read, event_view, EventView, name="events")
 
 
 async def get(request: web.Request) -> web.Response:

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from consumer_api.cursors import decode_cursor
+from consumer_api.export_formats import ExportFormat
 from consumer_api.views import id_schema
 from infra.store.attempts import AttemptedFilter, AttemptFilter
 from infra.store.dead_letters import DeadLetterFilter
@@ -99,7 +100,13 @@ class PageQuery(Input):
     cursor: Annotated[UUID, BeforeValidator(_cursor), WithJsonSchema({"type": "string"})] | None = None
 
 
-class SubscriptionsQuery(PageQuery):
+class ExportQuery(PageQuery):
+    """Of a list that can be had whole. Without a `format`, the header Accept says it."""
+
+    format: ExportFormat | None = None
+
+
+class SubscriptionsQuery(ExportQuery):
     tenant: Tenant | None = None
     state: State | None = None
 
@@ -114,7 +121,7 @@ class _Created(Input):
         return TimeRange(self.created_after, self.created_before)
 
 
-class EventsQuery(PageQuery, _Created):
+class EventsQuery(ExportQuery, _Created):
     tenant: Tenant | None = None
     type: EventType | None = None
     source: Annotated[str, _text(source_fault)] | None = None
@@ -124,7 +131,7 @@ class EventsQuery(PageQuery, _Created):
         return EventFilter(self.tenant, self.type, self.source, self.external_id, self.created())
 
 
-class DeliveriesQuery(PageQuery, _Created):
+class DeliveriesQuery(ExportQuery, _Created):
     subscription_id: SubscriptionKey | None = None
     event_id: EventKey | None = None
     tenant: Tenant | None = None
@@ -149,7 +156,7 @@ class DeliveriesQuery(PageQuery, _Created):
         return AttemptedFilter(deliveries, self.status_class, self.text)
 
 
-class AttemptsQuery(PageQuery, _Created):
+class AttemptsQuery(ExportQuery, _Created):
     delivery_id: DeliveryKey | None = None
     subscription_id: SubscriptionKey | None = None
     tenant: Tenant | None = None
@@ -162,7 +169,7 @@ class AttemptsQuery(PageQuery, _Created):
         )
 
 
-class DeadLettersQuery(PageQuery, _Created):
+class DeadLettersQuery(ExportQuery, _Created):
     kind: DeadLetterKind | None = None
     state: Literal["open", "replayed", "discarded"] | None = None
     tenant: Tenant | None = None
@@ -179,10 +186,12 @@ class DeadLettersQuery(PageQuery, _Created):
 class Discard(Input):
     """Why a dead letter is discarded, for who looks at it later."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "The endpoint was replaced."}]})
+
     reason: Annotated[str, _text(description_fault), Field(min_length=1)] | None = None
 
 
-class ReplaysQuery(PageQuery):
+class ReplaysQuery(ExportQuery):
     tenant: Tenant | None = None
     state: Literal["running", "completed", "canceled"] | None = None
 

@@ -1,6 +1,7 @@
 """`/v1/replays`: begin many ended deliveries again, by a filter."""
 
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -8,16 +9,17 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from consumer_api import audit
-from consumer_api.answers import json_answer, page_answer
+from consumer_api.answers import json_answer
 from consumer_api.caller import check_owned
 from consumer_api.context import SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict
+from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_view
 from consumer_api.queries import ReplayCreate, ReplaysQuery
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
-from consumer_api.views import Page, ReplayView
+from consumer_api.views import ReplayView
 from infra.store import replays, subscriptions
 from infra.store.outcomes import Missing
 from infra.store.owners import Owned
@@ -45,7 +47,8 @@ def routes() -> list[Route]:
             handler=list_replays,
             scope=read,
             query=ReplaysQuery,
-            answers={200: Page[ReplayView]},
+            answers={200: exported(ReplayView)},
+            errors=LIST_ERRORS,
         ),
         Route(method="GET", path=one, handler=get, scope=read, answers={200: ReplayView}),
         Route(
@@ -73,14 +76,11 @@ async def create(request: web.Request) -> web.Response:
     return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
 
 
-async def list_replays(request: web.Request) -> web.Response:
+async def list_replays(request: web.Request) -> web.StreamResponse:
     """Replays, the newest first."""
     query = read_query(request, ReplaysQuery)
-    async with request.app[STORE].connection() as conn:
-        page = await replays.list_page(
-            conn, tenant=query.tenant, state=query.state, after=query.cursor, limit=query.limit
-        )
-    return page_answer(page, replay_view)
+    read = partial(replays.list_page, tenant=query.tenant, state=query.state)
+    return await list_answer(request, query, read, replay_view, ReplayView, name="replays")
 
 
 async def get(request: web.Request) -> web.Response:

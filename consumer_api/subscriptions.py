@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
-from consumer_api.answers import json_answer, page_answer
+from consumer_api.answers import json_answer
 from consumer_api.context import EARLY_CHECK, SETTINGS, STORE, VAULT
 from consumer_api.destinations import check_certificates, check_together
 from consumer_api.errors import ErrorCode, conflict, not_found
+from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import delivery_view, replay_view, subscription_view
 from consumer_api.queries import Recovery, SecretRotation, SubscriptionsQuery
@@ -21,7 +23,7 @@ from consumer_api.route import Route
 from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
 from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
 from consumer_api.tracing import callers_traceparent
-from consumer_api.views import DeliveryView, Page, ReplayView, SubscriptionView
+from consumer_api.views import DeliveryView, ReplayView, SubscriptionView
 from infra.early_check import EarlyCheck
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
@@ -60,7 +62,8 @@ def routes() -> list[Route]:
             handler=list_subscriptions,
             scope=read,
             query=SubscriptionsQuery,
-            answers={200: Page[SubscriptionView]},
+            answers={200: exported(SubscriptionView)},
+            errors=LIST_ERRORS,
         ),
         Route(method="GET", path=one, handler=get, scope=read, answers={200: SubscriptionView}),
         Route(
@@ -137,14 +140,11 @@ async def create(request: web.Request) -> web.Response:
     return json_answer(view, status=201, headers={"Location": f"/v1/subscriptions/{view['id']}"})
 
 
-async def list_subscriptions(request: web.Request) -> web.Response:
+async def list_subscriptions(request: web.Request) -> web.StreamResponse:
     """Subscriptions, the newest first."""
     query = read_query(request, SubscriptionsQuery)
-    async with request.app[STORE].connection() as conn:
-        page = await subscriptions.list_page(
-            conn, tenant=query.tenant, state=query.state, after=query.cursor, limit=query.limit
-        )
-    return page_answer(page, lambda row: _view(request, row))
+    read = partial(subscriptions.list_page, tenant=query.tenant, state=query.state)
+    return await list_answer(request, query, read, partial(_view, request), SubscriptionView, name="subscriptions")
 
 
 async def get(request: web.Request) -> web.Response:
