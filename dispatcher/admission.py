@@ -16,6 +16,7 @@ from time import perf_counter
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
@@ -47,8 +48,7 @@ _LONGEST_PAUSE_S = 2.0
 _ROWS_A_STATEMENT = 5000  # of one event's fan-out, so that no statement meets its timeout
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True, eq=False):
     """An event with the key that it will be stored under and the message that brought it."""
 
     key: UUID

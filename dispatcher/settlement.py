@@ -7,12 +7,12 @@ published is left to the reconciler.
 
 import asyncio
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import perf_counter
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import structlog
 
 from dispatcher.clock import wall
@@ -45,8 +45,7 @@ _COMPANY_S = 0.1
 _COMPANY_ROWS = 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Attempted:
+class Attempted(msgspec.Struct, frozen=True, eq=False):
     """A POST that was made. `id` is made once, so that a repeated commit records it once."""
 
     id: UUID
@@ -55,8 +54,7 @@ class Attempted:
     url: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, eq=False):
     """What became of a claim; `attempted` is None when no POST began."""
 
     claim: Claim

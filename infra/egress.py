@@ -18,12 +18,12 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Final
 
 import aiohttp
+import msgspec
 import structlog
 from aiohttp import hdrs
 from aiohttp.connector import Connection
@@ -47,8 +47,7 @@ _NO_LIMIT: Final = aiohttp.ClientTimeout()  # the one deadline is `post`'s
 _STOPPING: Final = (Failure.INTERNAL, "the dispatcher is stopping")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Request:
+class _Request(msgspec.Struct, frozen=True, eq=False):
     """What is sent, and how much of the answer's body is kept."""
 
     method: str

@@ -14,10 +14,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
 
+import msgspec
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelClosed
@@ -34,8 +34,7 @@ log = logging.getLogger(__name__)
 _CLOSE_S: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Token:
+class Token(msgspec.Struct, frozen=True, eq=False):
     session: "Session"
     tag: int
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 from uuid_utils.compat import uuid7
 
 from dispatcher.claims import Claims
@@ -211,7 +212,7 @@ async def test_who_lost_the_fence_sends_no_hint_for_the_retry_of_who_has_it(
 ) -> None:
     """Its own would come after five seconds, and the endpoint asked the new owner for an hour."""
     lanes.place(claim.subscription, len(claim.content.data))
-    newer = replace(claim, held=replace(claim.held, fence=claim.held.fence + 1))
+    newer = structs.replace(claim, held=replace(claim.held, fence=claim.held.fence + 1))
     async with store.connection() as connection:
         await connection.execute("UPDATE deliveries SET fence = fence + 1 WHERE id = $1", claim.delivery)
     settlement.add(Outcome(newer, RetryIn(3600, "the endpoint answered 429"), attempted(429)))
@@ -231,7 +232,7 @@ async def test_two_outcomes_of_one_delivery_in_one_batch(
 ) -> None:
     """One of them lost its fence: the rules apply one after the other, and one row is written."""
     lanes.place(claim.subscription, len(claim.content.data))
-    stale = replace(claim, held=replace(claim.held, fence=0))
+    stale = structs.replace(claim, held=replace(claim.held, fence=0))
     settlement.add(Outcome(claim, RetryIn(60, "no"), attempted()))
     settlement.add(Outcome(stale, Delivered(), attempted(200)))
 
