@@ -10,6 +10,7 @@ from consumer_api import (
     deliveries,
     documentation,
     events,
+    keys,
     operations,
     replays,
     states,
@@ -55,5 +56,16 @@ def make_app(
 
 def all_routes() -> list[Route]:
     """Every route that there is."""
-    resources = (operations, documentation, subscriptions, states, events, deliveries, attempts, dead_letters, replays)
+    resources = (
+        operations,
+        documentation,
+        subscriptions,
+        states,
+        events,
+        deliveries,
+        attempts,
+        dead_letters,
+        replays,
+        keys,
+    )
     return [route for resource in resources for route in resource.routes()]

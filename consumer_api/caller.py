@@ -50,6 +50,10 @@ def forbidden(message: str) -> ApiError:
     return ApiError(Fault(403, ErrorCode.FORBIDDEN, message))
 
 
+def unauthorized(message: str) -> ApiError:
+    return ApiError(Fault(401, ErrorCode.UNAUTHORIZED, message, headers={"WWW-Authenticate": "Bearer"}))
+
+
 def check_scope(request: web.Request, scope: Scope, *, admin: bool) -> None:
     """Raises 403 where the caller's key has not the scope, or is a tenant's and the route is not for tenants."""
     caller = request[CALLER]

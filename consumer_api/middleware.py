@@ -12,9 +12,9 @@ from aiohttp.typedefs import Middleware
 from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer
-from consumer_api.caller import check_path, check_scope
+from consumer_api.caller import check_path, check_scope, unauthorized
 from consumer_api.context import CALLER, REQUEST_ID, STORE, Caller
-from consumer_api.errors import ApiError, ErrorCode, Fault, error_body, fault_of, overloaded
+from consumer_api.errors import ErrorCode, Fault, error_body, fault_of, overloaded
 from consumer_api.route import Handler, Route
 from infra.store import api_keys
 from schemas.ids import API_KEY, public_id
@@ -102,12 +102,12 @@ def authenticate(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
             return await handler(request)
         key = _given_key(request)
         if key is None:
-            raise _unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
+            raise unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
         async with request.app[STORE].connection() as conn:
             row = await api_keys.find(conn, key)
             if row is None:
-                raise _unauthorized("the key is unknown, was revoked or has expired")
-            request[CALLER] = Caller(row.id, row.tenant, row.scopes)
+                raise unauthorized("the key is unknown, was revoked or has expired")
+            request[CALLER] = Caller(row.id, row.tenant, row.known_scopes)
             if route is not None and route.scope is not None:
                 check_scope(request, route.scope, admin=route.admin)
                 await check_path(request, conn)
@@ -122,10 +122,6 @@ def _given_key(request: web.Request) -> str | None:
         return request.headers.get(KEY_HEADER)
     bearer = _BEARER.fullmatch(authorization)
     return bearer[1] if bearer else None
-
-
-def _unauthorized(message: str) -> ApiError:
-    return ApiError(Fault(401, ErrorCode.UNAUTHORIZED, message, headers={"WWW-Authenticate": "Bearer"}))
 
 
 def _route(request: web.Request) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hookhare import process
+from hookhare.key_commands import keys
 from infra.settings import Settings, read_settings, unknown_variables
 from schemas.errors import ConfigurationError
 
@@ -30,7 +31,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # joins the lines of a paragraph
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-keys = typer.Typer(help="Make keys: for callers of the API, and for the secrets at rest.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
 
@@ -129,73 +129,6 @@ def migrate() -> None:
     async def main() -> None:
         await migrate_database(_database_url(read_settings()))
         _say(f"the database is at {SCHEMA_HEAD}")
-
-    _exit(process.run(main))
-
-
-@keys.command("create")
-def create_key(
-    name: Annotated[str, typer.Option(help="Who or what will use it; shown in lists.")] = "admin",
-) -> None:
-    """Make an admin key for the API and print it. It is shown this once and stored nowhere.
-
-    Needs HOOKHARE_DATABASE_URL. Callers send it as `Authorization: Bearer <key>`.
-    """
-    from infra.store import api_keys
-    from infra.store.store import open_store
-
-    async def main() -> None:
-        async with open_store(read_settings()) as store:
-            await store.check_schema()
-            async with store.transaction() as connection:
-                key, row = await api_keys.create(connection, name)
-        _say(f"the key of {row.name!r}, shown only now:")
-        typer.echo(key)
-
-    _exit(process.run(main))
-
-
-@keys.command("new-encryption-key")
-def new_encryption_key() -> None:
-    """Print a new key for HOOKHARE_ENCRYPTION_KEYS.
-
-    To change the key, put the new one in front of the old one, separated by a comma, and restart everything: the first
-    encrypts, all decrypt. Then run `hookhare keys rotate-encryption`, and drop the old one.
-    """
-    from infra.crypto import new_key
-
-    typer.echo(new_key())
-
-
-@keys.command("rotate-encryption")
-def rotate_encryption() -> None:
-    """Encrypt under the first key of HOOKHARE_ENCRYPTION_KEYS all that is stored under another one.
-
-    Needs HOOKHARE_DATABASE_URL. Run it once everything has been restarted with the new key in front; when it has come
-    to its end, no older key is needed. It works in small batches beside running servers, and can be stopped at any
-    point and run again. It exits with 1 if something is decrypted by none of the keys, and names whose it is.
-    """
-    from infra.crypto import Vault
-    from infra.store import encryption
-    from infra.store.store import open_store
-    from schemas.ids import SUBSCRIPTION, public_id
-
-    async def main() -> int:
-        settings = read_settings()
-        vault = Vault.from_settings(settings)
-        anew = first = unreadable = 0
-        async with open_store(settings) as store:
-            await store.check_schema()
-            async for batch in encryption.rotate(store, vault):
-                anew, first = anew + batch.encrypted_anew, first + batch.under_first_key
-                unreadable += len(batch.unreadable)
-                for subscription in batch.unreadable:
-                    typer.echo(f"decrypted by none of the keys: {public_id(SUBSCRIPTION, subscription)}")
-                _say(f"{anew + first + unreadable} subscriptions looked at")
-        typer.echo(
-            f"{anew} encrypted anew, {first} under the first key already, {unreadable} decrypted by none of them"
-        )
-        return 1 if unreadable else 0
 
     _exit(process.run(main))
 

@@ -20,6 +20,8 @@ from schemas.subscriptions import MAX_RATE_PER_S, MIN_RATE_PER_S
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 
+MAX_REQUESTS_PER_MIN = 1_000_000
+
 _PREFIX = "HOOKHARE_"
 _MAX_DOMAIN_CHARS = 253
 _DOMAIN = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
@@ -159,6 +161,11 @@ class Settings(BaseSettings):
     database_pool: Count = Field(10, description="connections to the database from one process")
     api_host: str = Field("127.0.0.1", description="address that the API listens on")
     api_max_requests: Count = Field(500, description="requests that one API process works on at once")
+    key_requests_per_min: Count = Field(
+        60_000,
+        le=MAX_REQUESTS_PER_MIN,
+        description="requests that an API key may make a minute, unless it says otherwise",
+    )
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0 takes a free one")
     dispatcher_host: str = Field("127.0.0.1", description="address of the dispatcher's health and metrics")
     dispatcher_port: int = Field(

@@ -1,5 +1,6 @@
 """What a key of the API may do, by name. A key has a set of these; a route asks for one."""
 
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
 
@@ -25,3 +26,16 @@ class Scope(StrEnum):
 
 ALL_SCOPES = frozenset(Scope)
 EVERY = "*"  # stored for a key that has them all, those of later releases too
+
+
+def covers(own: AbstractSet[str], wanted: AbstractSet[str]) -> bool:
+    """Whether a key with the stored scopes `own` may hand out the stored scopes `wanted`.
+
+    Every one, those of later releases too, has only who has them all for good.
+    """
+    return EVERY in own or wanted <= own
+
+
+def known(stored: AbstractSet[str]) -> AbstractSet[Scope]:
+    """The stored scopes that this release knows; a later one may have stored more."""
+    return ALL_SCOPES if EVERY in stored else frozenset(Scope(name) for name in stored if name in ALL_SCOPES)

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 import asyncpg
 
+_KEYS_OF_TENANT = 0x6B65_7973  # "keys": the first half of a lock whose second is the hash of a tenant's name
 _FAMILY = 0x686F_6F6B << 32  # "hook": keeps clear of other users of the same database
 
 
@@ -54,3 +55,8 @@ async def change_subscriptions(conn: asyncpg.Connection) -> int:
     await take(conn, Lock.SUBSCRIPTION_CHANGES)
     version = await conn.fetchval("UPDATE subscription_version SET version = version + 1 RETURNING version")
     return int(version)
+
+
+async def count_keys(conn: asyncpg.Connection, tenant: str) -> None:
+    """Keep others from making keys for a tenant until this transaction ends. Taken before any lock on a row."""
+    await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _KEYS_OF_TENANT, tenant)

@@ -52,6 +52,23 @@ api_keys = Table(
     _moment("created_at", now=True),
     _moment("expires_at", nullable=True),
     _moment("revoked_at", nullable=True),
+    Column("rate_per_min", Integer),  # requests a minute; NULL: what the installation sets
+    Column("replaced_by", UUID),  # the key that it was rotated to
+    Column("uses", BigInteger, nullable=False, server_default=text("0")),  # counted in batches, as is
+    _moment("last_used_at", nullable=True),
+    CheckConstraint("rate_per_min > 0", name="rate"),
+    Index("api_keys_by_tenant", "tenant", "id"),
+)
+
+# How much of the current minute's requests the API's processes have taken for each key (infra/store/allowances.py).
+api_key_minutes = Table(
+    "api_key_minutes",
+    metadata,
+    Column("key_id", UUID, primary_key=True),
+    Column("minute", BigInteger, nullable=False),  # since 1970
+    Column("taken", Integer, nullable=False),
+    Column("granted", Integer, nullable=False),  # to who asked last
+    prefixes=["UNLOGGED"],
 )
 
 # One row. Every change of a subscription adds one to it in its own transaction, under the exclusive advisory lock

@@ -39,7 +39,7 @@ class Answer:
 
 
 class ApiClient:
-    """Calls an API with an admin key."""
+    """Calls an API with a key: an admin's, unless it was made by `of_tenant`."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
         self.session = session
@@ -63,6 +63,12 @@ class ApiClient:
             method, f"{self.url}{path}", data=data, headers=sent | (headers or {}), params=query
         ) as response:
             return Answer(response.status, response.headers, await response.read())
+
+    async def of_tenant(self, tenant: str, *scopes: str, **given: Any) -> "ApiClient":
+        """A client with a new key of a tenant, which has these scopes, or all; `given` are further fields of it."""
+        wanted = {"name": "a tenant's", "tenant": tenant, "scopes": list(scopes) or ["*"]}
+        made = await self.post("/v1/keys", wanted | given, status=201)
+        return ApiClient(self.session, self.url, made["key"])
 
     async def get(self, path: str, **query: Any) -> Any:
         """The body of a 200."""

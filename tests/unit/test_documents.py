@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from consumer_api import dead_letters, deliveries, events, operations, replays, states, subscriptions
+from consumer_api import dead_letters, deliveries, events, keys, operations, replays, states, subscriptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = re.compile(r"`((?:hookhare|consumer_api|dispatcher|producer|infra|schemas|tests)/[\w./*-]*)`")
@@ -26,7 +26,9 @@ def test_the_readme_shows_real_output() -> None:
     assert re.search(r"\d+ passed in ", text)
 
 
-@pytest.mark.parametrize("resource", [operations, subscriptions, states, events, deliveries, dead_letters, replays])
+@pytest.mark.parametrize(
+    "resource", [operations, subscriptions, states, events, deliveries, dead_letters, replays, keys]
+)
 def test_the_readme_lists_every_route(resource: ModuleType) -> None:
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
     for route in resource.routes():

@@ -60,6 +60,12 @@ ROUTES = [
     ("GET", "/v1/replays"),
     ("GET", "/v1/replays/x"),
     ("POST", "/v1/replays/x/cancel"),
+    ("POST", "/v1/keys"),
+    ("GET", "/v1/keys"),
+    ("GET", "/v1/keys/x"),
+    ("PATCH", "/v1/keys/x"),
+    ("POST", "/v1/keys/x/rotate"),
+    ("POST", "/v1/keys/x/revoke"),
 ]
 
 
