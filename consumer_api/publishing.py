@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 from schemas.errors import InvalidInput, Problem
 from schemas.event_headers import read_event_headers
 from schemas.events import DEFAULT_TENANT, UNKNOWN_SOURCE, Event, build_event
-from schemas.fields import parse_time
+from schemas.fields import ID_SCHEMA, SOURCE_SCHEMA, SUBJECT_SCHEMA, TENANT_SCHEMA, TYPE_SCHEMA, parse_time
 from schemas.inputs import Input
 from schemas.raw_json import members
 
@@ -33,14 +33,15 @@ class EventCreate(Input):
         }
     )
 
-    type: Annotated[str, Field(examples=["order.created"])]
+    type: Annotated[str, Field(json_schema_extra=TYPE_SCHEMA)]
     data: Annotated[Any, WithJsonSchema({"description": "Any JSON. It is delivered byte for byte as it came."})]
-    tenant: Annotated[str | None, Field(examples=["acme"])] = None
-    id: Annotated[str | None, Field(description="With tenant and source, what makes it unique; made if left out.")] = (
-        None
-    )
-    source: Annotated[str | None, Field(examples=["shop"])] = None
-    subject: str | None = None
+    tenant: Annotated[str, Field(json_schema_extra=TENANT_SCHEMA)] | None = None
+    id: Annotated[
+        Annotated[str, Field(json_schema_extra=ID_SCHEMA)] | None,
+        Field(description="With tenant and source, what makes it unique; made if left out."),
+    ] = None
+    source: Annotated[str, Field(json_schema_extra=SOURCE_SCHEMA)] | None = None
+    subject: Annotated[str, Field(json_schema_extra=SUBJECT_SCHEMA)] | None = None
     time: datetime | None = None
     headers: dict[str, str] | None = None
 

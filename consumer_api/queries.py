@@ -26,7 +26,17 @@ from infra.store.dead_letters import DeadLetterFilter
 from infra.store.history import DeliveryFilter, EventFilter, TimeRange
 from schemas.deliveries import ENDED, DeadLetterKind, Outcome, Status, StatusClass
 from schemas.errors import InvalidInput
-from schemas.fields import description_fault, id_fault, source_fault, tenant_fault, type_fault
+from schemas.fields import (
+    ID_SCHEMA,
+    SOURCE_SCHEMA,
+    TENANT_SCHEMA,
+    TYPE_SCHEMA,
+    description_fault,
+    id_fault,
+    source_fault,
+    tenant_fault,
+    type_fault,
+)
 from schemas.formats import Version
 from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, parse_id
 from schemas.inputs import Input, rule
@@ -91,8 +101,10 @@ Moment = Annotated[datetime, BeforeValidator(_moment)]
 SubscriptionKey = Annotated[UUID, _id(SUBSCRIPTION), WithJsonSchema(id_schema(SUBSCRIPTION))]
 EventKey = Annotated[UUID, _id(EVENT), WithJsonSchema(id_schema(EVENT))]
 DeliveryKey = Annotated[UUID, _id(DELIVERY), WithJsonSchema(id_schema(DELIVERY))]
-Tenant = Annotated[str, _text(tenant_fault)]
-EventType = Annotated[str, _text(type_fault)]
+Tenant = Annotated[str, _text(tenant_fault), Field(json_schema_extra=TENANT_SCHEMA)]
+EventType = Annotated[str, _text(type_fault), Field(json_schema_extra=TYPE_SCHEMA)]
+Source = Annotated[str, _text(source_fault), Field(json_schema_extra=SOURCE_SCHEMA)]
+ExternalId = Annotated[str, _text(id_fault), Field(json_schema_extra=ID_SCHEMA)]
 
 
 class PageQuery(Input):
@@ -124,8 +136,8 @@ class _Created(Input):
 class EventsQuery(ExportQuery, _Created):
     tenant: Tenant | None = None
     type: EventType | None = None
-    source: Annotated[str, _text(source_fault)] | None = None
-    external_id: Annotated[str, _text(id_fault)] | None = None
+    source: Source | None = None
+    external_id: ExternalId | None = None
 
     def wanted(self) -> EventFilter:
         return EventFilter(self.tenant, self.type, self.source, self.external_id, self.created())

@@ -36,6 +36,14 @@ _RFC3339: Final = re.compile(
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
+# What of the rules a regular expression or a length can say, for JSON Schemas. There, a length counts characters.
+TENANT_SCHEMA: Final = {"pattern": "^[A-Za-z0-9_.-]{1,64}$"}
+TYPE_SCHEMA: Final = {"pattern": f"^{WORD}(\\.{WORD})*$", "maxLength": MAX_TYPE_BYTES}
+SOURCE_SCHEMA: Final = {"minLength": 1, "maxLength": MAX_SOURCE_BYTES, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]*$"}
+ID_SCHEMA: Final = SOURCE_SCHEMA | {"maxLength": MAX_ID_BYTES}
+SUBJECT_SCHEMA: Final = SOURCE_SCHEMA | {"maxLength": MAX_SUBJECT_BYTES}
+
+
 def tenant_fault(text: str) -> str | None:
     """A tenant's name."""
     if _TENANT.fullmatch(text):

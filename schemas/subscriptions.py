@@ -25,7 +25,7 @@ from pydantic import (
 from schemas.destination_auth import AnyAuth, Tls
 from schemas.errors import SecretUnreadable
 from schemas.events import DEFAULT_TENANT
-from schemas.fields import MAX_TYPE_BYTES, WORD, description_fault, tenant_fault
+from schemas.fields import MAX_TYPE_BYTES, TENANT_SCHEMA, WORD, description_fault, tenant_fault
 from schemas.formats import (
     DEFAULT_SIGNATURE,
     AnySignature,
@@ -39,7 +39,7 @@ from schemas.formats import (
 )
 from schemas.inputs import Input, Tags, rule
 from schemas.subscription_headers import Headers
-from schemas.urls import url_fault
+from schemas.urls import URL_SCHEMA, url_fault
 
 MAX_DELAY_S: Final = 86_400
 MAX_ATTEMPTS: Final = 50
@@ -50,6 +50,8 @@ MAX_RATE_PER_S: Final = 10_000
 MAX_BURST: Final = 10_000
 
 _PATTERN: Final = re.compile(rf"(?:\*|#|{WORD})(?:\.(?:\*|#|{WORD}))*")
+_PATTERN_SCHEMA: Final = {"pattern": f"^{_PATTERN.pattern}$", "maxLength": MAX_TYPE_BYTES}
+_DESCRIPTION_SCHEMA: Final = {"maxLength": 1024}
 
 
 class State(StrEnum):
@@ -163,14 +165,14 @@ def _unique(values: tuple[object, ...]) -> tuple[object, ...]:
     return values
 
 
-Tenant = Annotated[str, AfterValidator(_tenant)]
-Url = Annotated[str, AfterValidator(_url)]
+Tenant = Annotated[str, AfterValidator(_tenant), Field(json_schema_extra=TENANT_SCHEMA)]
+Url = Annotated[str, AfterValidator(_url), Field(json_schema_extra=URL_SCHEMA)]
 EventTypes = Annotated[
-    tuple[Annotated[str, AfterValidator(_pattern)], ...],
-    Field(min_length=1, max_length=MAX_PATTERNS),
+    tuple[Annotated[str, AfterValidator(_pattern), Field(json_schema_extra=_PATTERN_SCHEMA)], ...],
+    Field(min_length=1, max_length=MAX_PATTERNS, json_schema_extra={"uniqueItems": True}),
     AfterValidator(_unique),
 ]
-Description = Annotated[str, AfterValidator(_description)]
+Description = Annotated[str, AfterValidator(_description), Field(json_schema_extra=_DESCRIPTION_SCHEMA)]
 MAX_TIMEOUT_S: Final = 60
 TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=MAX_TIMEOUT_S)]
 Ordered = Annotated[bool, Strict()]

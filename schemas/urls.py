@@ -13,6 +13,12 @@ MAX_URL_CHARS: Final = 2048
 _URL: Final = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
+# What of the rule a regular expression can say, for JSON Schemas.
+URL_SCHEMA: Final = {
+    "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[A-Za-z0-9._:\[\]-]+([/?][A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]*)?$",
+    "maxLength": MAX_URL_CHARS,
+}
+
 
 def url_fault(text: str) -> str | None:
     """An endpoint's URL, as far as its text tells. Where it leads is for the egress guard to judge, at each request."""
