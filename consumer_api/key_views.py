@@ -1,9 +1,10 @@
 """How keys look from outside. The text of one is shown in the answer that makes it, and never again."""
 
 from datetime import datetime
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from infra.store.api_keys import ApiKeyRow
 from schemas.ids import API_KEY, public_id

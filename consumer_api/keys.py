@@ -102,6 +102,7 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_keys(request: web.Request) -> web.Response:
+    """Keys, the newest first, without what opens anything."""
     query, now = read_query(request, KeysQuery), datetime.now(UTC)
     async with request.app[STORE].connection() as conn:
         page = await api_keys.list_page(conn, tenant=query.tenant, after=query.cursor, limit=query.limit)
@@ -109,6 +110,7 @@ async def list_keys(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
+    """A key, without what opens anything."""
     async with request.app[STORE].connection() as conn:
         row = await api_keys.get(conn, _id(request))
     if row is None:

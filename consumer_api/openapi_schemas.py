@@ -56,7 +56,7 @@ class Schemas:
     def example(self, schema: Schema, within: tuple[str, ...] = ()) -> Any:
         """A value that fits: what the schema has as its first example, or something plain.
 
-        An object has what it must have, and of the rest what has an example.
+        An object has what it must have, and of the rest what has an example; or its first field, where that is nothing.
         """
         if "examples" in schema:
             return schema["examples"][0]
@@ -72,11 +72,10 @@ class Schemas:
             return schema["enum"][0]
         match schema.get("type"):
             case "object":
+                fields = schema.get("properties", {})
                 shown = {
-                    name: one
-                    for name, one in schema.get("properties", {}).items()
-                    if name in schema.get("required", ()) or "examples" in one
-                }
+                    name: one for name, one in fields.items() if name in schema.get("required", ()) or "examples" in one
+                } or dict(list(fields.items())[:1])
                 return {name: self.example(one, within) for name, one in shown.items()}
             case "array":
                 return [self.example(schema["items"], within)]
