@@ -1,5 +1,6 @@
 """The aiohttp application: parts, middlewares, routes."""
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -12,11 +13,14 @@ from consumer_api import (
     events,
     keys,
     operations,
+    preview,
     replays,
+    secrets,
     states,
     subscriptions,
+    trials,
 )
-from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, EXPORTS, SETTINGS, STORE, TELEMETRY, VAULT
+from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, EXPORTS, SETTINGS, STORE, TELEMETRY, TRIALS, VAULT
 from consumer_api.documentation import DOCUMENT, Document
 from consumer_api.middleware import authenticate, bounded, identify
 from consumer_api.route import Route, add_routes
@@ -42,6 +46,7 @@ def make_app(
     )
     app[SETTINGS] = settings
     app[STORE] = store
+    app[TRIALS] = asyncio.Semaphore(trials.MOST_WAITING)
     app[BROKER] = broker
     app[BROKER_SYSTEM] = messaging_system(settings)
     app[VAULT] = vault
@@ -60,6 +65,9 @@ def all_routes() -> list[Route]:
         operations,
         documentation,
         subscriptions,
+        preview,
+        secrets,
+        trials,
         states,
         events,
         deliveries,

@@ -1,5 +1,6 @@
 """What the handlers work with, under typed keys of the application and of the request."""
 
+import asyncio
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,7 @@ BROKER: Final = web.AppKey[Broker]("broker")
 BROKER_SYSTEM: Final = web.AppKey("broker_system", str)  # its name in traces
 VAULT: Final = web.AppKey("vault", Vault)
 EARLY_CHECK: Final = web.AppKey("early_check", EarlyCheck)
+TRIALS: Final = web.AppKey("trials", asyncio.Semaphore)  # test events that are waited for
 SETTINGS: Final = web.AppKey("settings", Settings)
 TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 

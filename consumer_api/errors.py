@@ -39,6 +39,7 @@ class ErrorCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     CONFLICT = "conflict"
+    PRECONDITION_FAILED = "precondition_failed"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     EXPECTATION_FAILED = "expectation_failed"
     QUERY_TOO_BROAD = "query_too_broad"
@@ -66,6 +67,7 @@ MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
     ErrorCode.METHOD_NOT_ALLOWED: Meaning(405, "the header Allow says which are"),
     ErrorCode.REQUEST_TIMEOUT: Meaning(408, "the body did not come in time"),
     ErrorCode.CONFLICT: Meaning(409, "what is there does not allow it; the message says why"),
+    ErrorCode.PRECONDITION_FAILED: Meaning(412, "it was changed since the version that If-Match names"),
     ErrorCode.PAYLOAD_TOO_LARGE: Meaning(413, "the body, or a part of it, is too large"),
     ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
     ErrorCode.QUERY_TOO_BROAD: Meaning(422, "the search took too long; ask for something narrower"),

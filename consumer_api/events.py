@@ -64,15 +64,9 @@ async def publish(request: web.Request) -> web.Response:
     An event with a known (tenant, source, id) is not published again: 202 with the id and the time that it has when it
     says the same, 409 when it says something else.
     """
-    body = await read_body(request)
-    if fault := json_fault(body):
-        raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body {fault}"))
     settings, now, fresh_id = request.app[SETTINGS], datetime.now(UTC), str(uuid7())
-    own, accepted_ms = request[CALLER].tenant, int(now.timestamp() * 1000)
-    event = requested_event(body, now=now, fresh_id=fresh_id, default_tenant=own or DEFAULT_TENANT)
-    tenant_for(request, event.tenant)
-    if len(event.data) > settings.max_event_bytes:
-        raise too_large("data", settings.max_event_bytes)
+    accepted_ms = int(now.timestamp() * 1000)
+    event = await read_requested(request, now=now, fresh_id=fresh_id)
     if event.external_id != fresh_id and (known := await _known(request, event)) is not None:
         return known
     with publish_span(request) as traceparent:
@@ -85,6 +79,19 @@ async def publish(request: web.Request) -> web.Response:
             raise not_published(error, event.external_id) from error
     key = event_key(accepted_ms, event.tenant, event.source, event.external_id)
     return _accepted(event, key, duplicate=False)
+
+
+async def read_requested(request: web.Request, *, now: datetime, fresh_id: str) -> Event:
+    """The event in the body, of the caller's tenant, with all that is checked of one before it is published."""
+    body = await read_body(request)
+    if fault := json_fault(body):
+        raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body {fault}"))
+    own, most = request[CALLER].tenant, request.app[SETTINGS].max_event_bytes
+    event = requested_event(body, now=now, fresh_id=fresh_id, default_tenant=own or DEFAULT_TENANT)
+    tenant_for(request, event.tenant)
+    if len(event.data) > most:
+        raise too_large("data", most)
+    return event
 
 
 async def list_events(request: web.Request) -> web.StreamResponse:

@@ -73,6 +73,7 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> Subscripti
         "tenant": row.tenant,
         "url": row.url,
         "event_types": row.event_types,
+        "filter": row.filter,
         "description": row.description,
         "state": State(row.state),
         "state_reason": row.state_reason,

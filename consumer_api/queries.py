@@ -46,6 +46,8 @@ MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
 MAX_GRACE_S: Final = 604_800
 DEFAULT_GRACE_S: Final = 86_400
+MAX_WAIT_S: Final = 20
+DEFAULT_WAIT_S: Final = 5
 MAX_SEARCHED_DAYS: Final = 31
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)  # RFC 3339
@@ -121,6 +123,19 @@ class ExportQuery(PageQuery):
 class SubscriptionsQuery(ExportQuery):
     tenant: Tenant | None = None
     state: State | None = None
+
+
+class TrialQuery(Input):
+    """How long to wait for the attempt; 0 for not at all."""
+
+    wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)] = DEFAULT_WAIT_S
+
+
+class PreviewQuery(Input):
+    """`subscription_id`: the one to explain, and to compose the request for. `cursor` as of a list."""
+
+    subscription_id: SubscriptionKey | None = None
+    cursor: Annotated[UUID, BeforeValidator(_cursor)] | None = None
 
 
 class _Created(Input):

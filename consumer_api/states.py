@@ -6,23 +6,18 @@ maintenance does not revive an endpoint that has meanwhile said 410. Each may be
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
 
 from consumer_api.answers import json_answer
-from consumer_api.context import STORE, VAULT
+from consumer_api.changing import locked, record, shown, tagged
+from consumer_api.context import STORE
 from consumer_api.errors import ErrorCode, conflict
-from consumer_api.outcomes import done
-from consumer_api.presentation import subscription_view
-from consumer_api.reading import path_id
 from consumer_api.route import Route
-from consumer_api.sealing import opened
 from consumer_api.views import SubscriptionView
 from infra.store import subscriptions
 from infra.store.subscriptions import STATE_REASONS
-from schemas.ids import SUBSCRIPTION
 from schemas.scopes import Scope
 from schemas.subscriptions import State
 
@@ -41,6 +36,7 @@ _COMMANDS: Final = {
     "enable": _Command(State.ENABLED, from_disabled=True),
     "disable": _Command(State.DISABLED, from_disabled=True),
 }
+_DONE: Final = {"pause": "paused", "resume": "resumed", "enable": "enabled", "disable": "disabled"}
 
 
 def routes() -> list[Route]:
@@ -52,7 +48,7 @@ def routes() -> list[Route]:
             handler=_handler(name, command),
             scope=Scope.SUBSCRIPTIONS_WRITE,
             answers={200: SubscriptionView},
-            errors=() if command.from_disabled else (ErrorCode.CONFLICT,),
+            errors=(*(() if command.from_disabled else (ErrorCode.CONFLICT,)), ErrorCode.PRECONDITION_FAILED),
         )
         for name, command in _COMMANDS.items()
     ]
@@ -61,15 +57,15 @@ def routes() -> list[Route]:
 def _handler(name: str, command: _Command) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         """The subscription in its new state, in force for every event that is published from now on."""
-        subscription_id = path_id(request, SUBSCRIPTION, "subscription_id")
         async with request.app[STORE].transaction() as conn:
-            row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
+            before = row = await locked(request, conn)
             if row.state == State.DISABLED and not command.from_disabled:
                 raise conflict(f"the subscription is disabled ({row.state_reason}); enable it to {name} it")
             if row.state != command.to:
                 changed = replace(row, state=command.to, state_reason=STATE_REASONS[command.to])
                 row = await subscriptions.save(conn, changed)
-        return json_answer(subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC))))
+                await record(request, conn, _DONE[name], before, row)
+        return json_answer(shown(request, row), headers=tagged(row))
 
     handle.__name__ = name
     return handle

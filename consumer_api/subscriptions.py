@@ -5,32 +5,32 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
-from uuid import UUID
 
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
+from consumer_api import audit
 from consumer_api.answers import json_answer
+from consumer_api.changing import locked, record, shown, subscription_key, tagged
 from consumer_api.context import EARLY_CHECK, SETTINGS, STORE, VAULT
-from consumer_api.destinations import check_certificates, check_together
-from consumer_api.errors import ErrorCode, conflict, not_found
+from consumer_api.destinations import check_certificates, check_kept, check_together
+from consumer_api.errors import ErrorCode, conflict
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
-from consumer_api.presentation import delivery_view, replay_view, subscription_view
-from consumer_api.queries import Recovery, SecretRotation, SubscriptionsQuery
-from consumer_api.reading import path_id, read_json, read_query
+from consumer_api.presentation import replay_view
+from consumer_api.queries import Recovery, SubscriptionsQuery
+from consumer_api.reading import read_json, read_query
 from consumer_api.route import Route
 from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
-from consumer_api.signing import check_number, first_secrets, missing, next_secrets, rotated
-from consumer_api.tracing import callers_traceparent
-from consumer_api.views import DeliveryView, ReplayView, SubscriptionView
+from consumer_api.signing import check_number, first_secrets, missing
+from consumer_api.views import ReplayView, SubscriptionView
 from infra.early_check import EarlyCheck
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow
 from schemas.destination_auth import OAuth2Auth
 from schemas.errors import InvalidInput, SecretUnreadable
 from schemas.formats import Format, Signature, read_signature, write_signature
-from schemas.ids import SUBSCRIPTION
+from schemas.ids import SUBSCRIPTION, public_id
 from schemas.scopes import Scope
 from schemas.subscriptions import (
     RateLimitInput,
@@ -73,21 +73,15 @@ def routes() -> list[Route]:
             scope=write,
             body=SubscriptionPatch,
             answers={200: SubscriptionView},
-            errors=_CONFLICT,
+            errors=(ErrorCode.CONFLICT, ErrorCode.PRECONDITION_FAILED),
         ),
-        Route(method="DELETE", path=one, handler=delete, scope=write, answers={204: None}),
         Route(
-            method="POST",
-            path=f"{one}/rotate-secret",
-            handler=rotate_secret,
+            method="DELETE",
+            path=one,
+            handler=delete,
             scope=write,
-            body=SecretRotation,
-            body_optional=True,
-            answers={200: SubscriptionView},
-            errors=_CONFLICT,
-        ),
-        Route(
-            method="POST", path=f"{one}/test", handler=test, scope=write, answers={202: DeliveryView}, errors=_CONFLICT
+            answers={204: None},
+            errors=(ErrorCode.PRECONDITION_FAILED,),
         ),
         Route(
             method="POST",
@@ -124,6 +118,7 @@ async def create(request: web.Request) -> web.Response:
             url=wanted.url,
             description=wanted.description,
             event_types=list(wanted.event_types),
+            filter=wanted.filter,
             timeout_s=wanted.timeout_s,
             retry_policy=write_policy(wanted.retry_policy),
             headers=seal_headers(vault, wanted.headers),
@@ -136,22 +131,24 @@ async def create(request: web.Request) -> web.Response:
             tls=seal_tls(vault, wanted.tls),
             **_rate(wanted.rate_limit),
         )
-    view = _view(request, row, new=secrets)
-    return json_answer(view, status=201, headers={"Location": f"/v1/subscriptions/{view['id']}"})
+        await record(request, conn, "created", None, row)
+    view = shown(request, row, new=secrets)
+    location = {"Location": f"/v1/subscriptions/{view['id']}"}
+    return json_answer(view, status=201, headers=location | tagged(row))
 
 
 async def list_subscriptions(request: web.Request) -> web.StreamResponse:
     """Subscriptions, the newest first."""
     query = read_query(request, SubscriptionsQuery)
     read = partial(subscriptions.list_page, tenant=query.tenant, state=query.state)
-    return await list_answer(request, query, read, partial(_view, request), SubscriptionView, name="subscriptions")
+    return await list_answer(request, query, read, partial(shown, request), SubscriptionView, name="subscriptions")
 
 
 async def get(request: web.Request) -> web.Response:
     """A subscription, without what is secret."""
     async with request.app[STORE].connection() as conn:
-        row = done(await subscriptions.get(conn, _id(request)), "subscription")
-    return json_answer(_view(request, row))
+        row = done(await subscriptions.get(conn, subscription_key(request)), "subscription")
+    return json_answer(shown(request, row), headers=tagged(row))
 
 
 async def patch(request: web.Request) -> web.Response:
@@ -160,12 +157,17 @@ async def patch(request: web.Request) -> web.Response:
 
     The secrets that a changed signature needs are made, and shown here and never again.
     """
-    subscription_id = _id(request)
     wanted = await read_json(request, SubscriptionPatch)
     await _check(wanted, request.app[EARLY_CHECK])
     async with request.app[STORE].transaction() as conn:
-        row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
-        row, new = _signable(request, _patched(request, row, wanted), wanted.signature)
+        before = await locked(request, conn)
+        check_kept(
+            before.url,
+            wanted,
+            opened(request.app[VAULT], before, datetime.now(UTC)),
+            sealed=[name for name in ("headers", "auth", "tls") if getattr(before, name) is not None],
+        )
+        row, new = _signable(request, _patched(request, before, wanted), wanted.signature)
         # Of a row that cannot be decrypted nothing is sent; what is given is checked by itself.
         known = opened(request.app[VAULT], row, datetime.now(UTC)) or wanted
         check_together(
@@ -178,59 +180,23 @@ async def patch(request: web.Request) -> web.Response:
             tls=known.tls,
         )
         row = await subscriptions.save(conn, row)
-    return json_answer(_view(request, row, new=new))
+        await record(request, conn, "updated", before, row)
+    return json_answer(shown(request, row, new=new), headers=tagged(row))
 
 
 async def delete(request: web.Request) -> web.Response:
     """204. Its deliveries that have not ended are canceled; its history stays."""
-    subscription_id = _id(request)
     no_secrets = seal_secrets(request.app[VAULT], [])
     async with request.app[STORE].transaction() as conn:
-        deleted = await subscriptions.delete(conn, subscription_id, no_secrets=no_secrets)
-    if not deleted:
-        raise not_found("subscription")
+        before = await locked(request, conn)
+        await subscriptions.delete(conn, before.id, no_secrets=no_secrets)
+        await record(request, conn, "deleted", before, None)
     return web.Response(status=204)
-
-
-async def rotate_secret(request: web.Request) -> web.Response:
-    """A new secret, shown here and never again. It signs at once; those before it sign too until the grace is over."""
-    subscription_id = _id(request)
-    wanted = await read_json(request, SecretRotation, optional=True)
-    vault, now = request.app[VAULT], datetime.now(UTC)
-    async with request.app[STORE].transaction() as conn:
-        row = done(await subscriptions.lock_for_change(conn, subscription_id), "subscription")
-        signature = read_signature(row.signature)
-        new = next_secrets(signature, wanted.secret, wanted.version)
-        try:
-            known = live_secrets(vault, row, now)
-        except SecretUnreadable:  # what nobody can sign with is replaced
-            known = []
-        secrets = rotated(known, new, signature, now=now, grace=timedelta(seconds=wanted.grace_s))
-        also = missing(signature, secrets)  # of another kind, where none could be decrypted
-        new, secrets = [*new, *also], [*secrets, *also]
-        check_number(secrets, signature)
-        row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, secrets)))
-    return json_answer(_view(request, row, new=new))
-
-
-async def test(request: web.Request) -> web.Response:
-    """202 with the delivery of a test event, which is sent whatever types the subscription asks for."""
-    subscription_id = _id(request)
-    async with request.app[STORE].transaction() as conn:
-        outcome = await subscriptions.send_test(
-            conn,
-            subscription_id,
-            now=datetime.now(UTC),
-            external_id=str(uuid7()),
-            traceparent=callers_traceparent(request),
-        )
-        delivery = done(outcome, "subscription")
-    return json_answer(delivery_view(delivery), status=202)
 
 
 async def recover(request: web.Request) -> web.Response:
     """202 with the replay that sends again what died since a time, be it of an event that came before that."""
-    subscription_id = _id(request)
+    subscription_id = subscription_key(request)
     wanted = await read_json(request, Recovery)
     now, settings = datetime.now(UTC), request.app[SETTINGS]
     dead = wanted.wanted(subscription_id, now=now, retention=timedelta(days=settings.retention_days))
@@ -241,7 +207,8 @@ async def recover(request: web.Request) -> web.Response:
             raise conflict(f"the subscription is {row.state}; only an enabled one can recover what failed")
         dead = replace(dead, tenant=row.tenant)
         replay = await replays.create(conn, replay_id=uuid7(), wanted=dead, max_per_s=max_per_s, now=now)
-    view = replay_view(replay)
+        view, target = replay_view(replay), public_id(SUBSCRIPTION, subscription_id)
+        await audit.record(request, conn, "subscription.recovered", target, tenant=row.tenant, after=view)
     return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
 
 
@@ -300,15 +267,3 @@ async def _check(wanted: SubscriptionCreate | SubscriptionPatch, early_check: Ea
         if url is not None and (refusal := await early_check.refusal(url)) is not None:
             raise InvalidInput.of(field, refusal)
     await check_certificates(wanted.tls)
-
-
-def _id(request: web.Request) -> UUID:
-    return path_id(request, SUBSCRIPTION, "subscription_id")
-
-
-def _view(request: web.Request, row: SubscriptionRow, *, new: Sequence[Secret] = ()) -> SubscriptionView:
-    """A subscription. Each `new` secret stands among its `secrets`, and the first of them as `secret` too."""
-    view = subscription_view(row, opened(request.app[VAULT], row, datetime.now(UTC), new=new))
-    if new:
-        view["secret"] = new[0].text
-    return view

@@ -192,6 +192,7 @@ class SubscriptionView(TypedDict):
     tenant: Tenant
     url: EndpointUrl
     event_types: list[str]
+    filter: dict[str, JsonValue] | None
     description: str
     state: State
     state_reason: str | None
@@ -264,6 +265,12 @@ class DeliveryView(TypedDict):
     in_progress: bool
     created_at: datetime
     updated_at: datetime
+
+
+class TrialView(DeliveryView):
+    """The delivery of a test event; `attempt` is null where none was recorded in time."""
+
+    attempt: "AttemptView | None"
 
 
 class TimingsView(TypedDict):

@@ -23,10 +23,10 @@ from uuid_utils.compat import uuid7
 from dispatcher.burial import Burials
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.gate import Hold
-from dispatcher.core.request import Content
+from dispatcher.core.request import Content, content_of
 from dispatcher.core.settle import Claimed
 from dispatcher.heartbeat import Heartbeat
-from dispatcher.index import Endpoint, SubscriptionIndex
+from dispatcher.index import Endpoint, SubscriptionIndex, wanting
 from dispatcher.lanes import Claim, Lanes
 from dispatcher.roles import Role, RoleLost
 from infra.broker.base import Consumer, Queue, Received
@@ -121,7 +121,7 @@ class Admission:
                 unreadable.append((one, read))
             else:
                 key = event_key(read.accepted_ms or now_ms, read.tenant, read.source, read.external_id)
-                incoming.append(Incoming(key, read, one, _content(read)))
+                incoming.append(Incoming(key, read, one, content_of(read)))
         return incoming, unreadable
 
     async def _admit_all(self, consumer: Consumer, incoming: Sequence[Incoming]) -> None:
@@ -219,7 +219,7 @@ class Admission:
             )
             assert view is not None
             await self._index.refresh(connection)
-            batch, matches = self._match(incoming)
+            batch, matches = await self._match(incoming)
             admitted = _Admitted()
             new = await self._take_keys(connection, batch, admitted)
             await self._store_events(connection, new)
@@ -227,12 +227,13 @@ class Admission:
             await self._store_deliveries(connection, rows, admitted, placed, claimed_s, fresh=view["fresh"])
         return batch, admitted
 
-    def _match(self, incoming: Sequence[Incoming]) -> tuple[Sequence[Incoming], dict[UUID, list[Endpoint]]]:
+    async def _match(self, incoming: Sequence[Incoming]) -> tuple[Sequence[Incoming], dict[UUID, list[Endpoint]]]:
         """As many of the events, from the first on, as their matches fit into one transaction."""
         matches: dict[UUID, list[Endpoint]] = {}
         rows = 0
         for position, one in enumerate(incoming):
-            found = list(self._index.match(one.event.tenant, one.event.type))
+            matched = list(self._index.match(one.event.tenant, one.event.type))
+            found = await wanting(matched, one.event.tenant, one.content)
             rows += len(found)
             if position and rows > self._settings.batch_rows:
                 return incoming[:position], matches
@@ -344,19 +345,6 @@ def _event_row(one: Incoming) -> tuple[object, ...]:
         event.data,
         event.traceparent,
         event.headers,
-    )
-
-
-def _content(event: Event) -> Content:
-    return Content(
-        type=event.type,
-        time=event.time,
-        data=event.data,
-        source=event.source,
-        external_id=event.external_id,
-        subject=event.subject,
-        headers=event.headers,
-        traceparent=event.traceparent,
     )
 
 

@@ -23,9 +23,10 @@ from pydantic import (
 )
 
 from schemas.destination_auth import AnyAuth, Tls
-from schemas.errors import SecretUnreadable
+from schemas.errors import InvalidInput, SecretUnreadable
 from schemas.events import DEFAULT_TENANT
 from schemas.fields import MAX_TYPE_BYTES, TENANT_SCHEMA, WORD, description_fault, tenant_fault
+from schemas.filters import read_filter
 from schemas.formats import (
     DEFAULT_SIGNATURE,
     AnySignature,
@@ -160,6 +161,14 @@ def _description(text: str) -> str:
     return text
 
 
+def _filter(given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        read_filter(given)
+    except InvalidInput as error:
+        rule(error.problems[0].message)
+    return given
+
+
 def _unique(values: tuple[object, ...]) -> tuple[object, ...]:
     rule("must not name anything twice" if len(set(values)) != len(values) else None)
     return values
@@ -173,6 +182,7 @@ EventTypes = Annotated[
     AfterValidator(_unique),
 ]
 Description = Annotated[str, AfterValidator(_description), Field(json_schema_extra=_DESCRIPTION_SCHEMA)]
+FilterInput = Annotated[dict[str, Any], AfterValidator(_filter)]  # of schemas.filters, kept as it came
 MAX_TIMEOUT_S: Final = 60
 TimeoutSeconds = Annotated[int, Strict(), Field(ge=1, le=MAX_TIMEOUT_S)]
 Ordered = Annotated[bool, Strict()]
@@ -270,6 +280,7 @@ class SubscriptionCreate(Input):
     tenant: Tenant = DEFAULT_TENANT
     url: Url
     event_types: EventTypes
+    filter: FilterInput | None = None
     description: Description = ""
     headers: Headers = Field(default_factory=dict, repr=False)  # values are often credentials
     retry_policy: _AnyPolicy = DEFAULT_POLICY
@@ -320,6 +331,7 @@ class SubscriptionPatch(Input):
 
     url: Url | None = None
     event_types: EventTypes | None = None
+    filter: FilterInput | None = None  # null takes it away
     description: Description | None = None
     headers: Headers | None = Field(None, repr=False)
     retry_policy: _AnyPolicy | None = None

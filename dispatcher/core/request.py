@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, assert_never
 
 from schemas.cloudevents import BINARY, STRUCTURED, binary_headers, structured_body
-from schemas.events import webhook_body
+from schemas.events import Event, webhook_body
 from schemas.formats import Format
 from schemas.headers import header_key
 from schemas.signatures import (
@@ -33,6 +33,19 @@ class Content:
     subject: str | None = None
     headers: Mapping[str, str] | None = None
     traceparent: str | None = None
+
+
+def content_of(event: Event) -> Content:
+    return Content(
+        type=event.type,
+        time=event.time,
+        data=event.data,
+        source=event.source,
+        external_id=event.external_id,
+        subject=event.subject,
+        headers=event.headers,
+        traceparent=event.traceparent,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

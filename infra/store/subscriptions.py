@@ -67,6 +67,18 @@ class SubscriptionRow:
     handshake: bool = False
     validated_at: datetime | None = None
     allowed_per_min: int | None = None
+    filter: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MatchableRow:
+    """As much of a subscription as says which events it wants."""
+
+    id: UUID
+    url: str
+    event_types: list[str]
+    filter: dict[str, Any] | None
+    state: str
 
 
 _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
@@ -74,8 +86,8 @@ _COLUMNS = column_list(tables.subscriptions, SubscriptionRow)
 _INSERT = f"""
 INSERT INTO subscriptions
     (id, tenant, url, description, event_types, timeout_s, retry_policy, headers, secrets, version, rate_per_s,
-     rate_burst, ordered, operational, format, signature, auth, tls, handshake)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+     rate_burst, ordered, operational, format, signature, auth, tls, handshake, filter)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
@@ -88,7 +100,7 @@ SET url = $2, description = $3, event_types = $4, state = $5, state_reason = $6,
     failing_since = CASE WHEN url = $2 AND state = $5 THEN failing_since END,
     failures = CASE WHEN url = $2 AND state = $5 THEN failures ELSE 0 END,
     failing_told = failing_told AND url = $2 AND state = $5,
-    operational = $15, format = $16, signature = $17, auth = $18, tls = $19, handshake = $20,
+    operational = $15, format = $16, signature = $17, auth = $18, tls = $19, handshake = $20, filter = $21,
     validated_at = CASE WHEN url = $2 AND $20 THEN validated_at END,
     allowed_per_min = CASE WHEN url = $2 AND $20 THEN allowed_per_min END,
     updated_at = clock_timestamp()
@@ -161,6 +173,7 @@ async def create(
     auth: bytes | None = None,
     tls: bytes | None = None,
     handshake: bool = False,
+    filter: dict[str, Any] | None = None,  # noqa: A002 - the column's own name
 ) -> SubscriptionRow:
     """Store a new, enabled subscription. Events admitted after the commit reach it."""
     version = await locks.change_subscriptions(conn)
@@ -185,6 +198,7 @@ async def create(
         auth,
         tls,
         handshake,
+        filter,
     )
     assert record is not None
     await operational.tell(conn, OperationalType.CREATED, subscription_id)
@@ -204,11 +218,26 @@ async def list_page(
     return await fetch_page(conn, table, SubscriptionRow, conditions, after=after, limit=limit)
 
 
+async def list_matchable(
+    conn: asyncpg.Connection, tenant: str, *, after: UUID | None, limit: int
+) -> Page[MatchableRow]:
+    """What an event of the tenant may match, newest first."""
+    table = tables.subscriptions
+    conditions = [table.c.deleted_at.is_(None), table.c.tenant == tenant, table.c.state != State.DISABLED]
+    return await fetch_page(conn, table, MatchableRow, conditions, after=after, limit=limit)
+
+
 async def lock_for_change(conn: asyncpg.Connection, subscription_id: UUID) -> SubscriptionRow | Missing:
     """The subscription, locked, with the `version` that `save` is going to write."""
     version = await locks.change_subscriptions(conn)
     row = await _select(conn, subscription_id, "FOR NO KEY UPDATE")
     return row if isinstance(row, Missing) else replace(row, version=version)
+
+
+async def stored_version(conn: asyncpg.Connection, subscription_id: UUID) -> int:
+    """The version that a subscription has, whatever `save` is going to write."""
+    version: int = await conn.fetchval("SELECT version FROM subscriptions WHERE id = $1", subscription_id)
+    return version
 
 
 async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRow:
@@ -239,6 +268,7 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
         row.auth,
         row.tls,
         row.handshake,
+        row.filter,
     )
     assert before is not None
     assert record is not None

@@ -89,6 +89,7 @@ subscriptions = Table(
     Column("url", Text, nullable=False),
     Column("description", Text, nullable=False, server_default=""),
     Column("event_types", ARRAY(Text), nullable=False),  # AMQP topic patterns
+    Column("filter", JSONB),  # which events of those types: see schemas/filters.py; NULL for all
     Column("state", Text, nullable=False, server_default="enabled"),
     Column("state_reason", Text),  # why it is disabled or paused, for a person
     Column("timeout_s", Integer, nullable=False),

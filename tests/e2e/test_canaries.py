@@ -222,7 +222,7 @@ async def change(api: Api, system: System, subscription: dict[str, Any], canarie
     raw = base64.b64encode(canaries.text("a whsec_ rotated to").encode()).decode()
     await api.call("POST", f"{one}/rotate-secret", {"secret": f"whsec_{raw}"})
     await api.call("POST", f"{one}/rotate-secret")
-    tested = await api.call("POST", f"{one}/test", expect=202)
+    tested = await api.call("POST", f"{one}/test?wait_s=0", expect=202)
 
     async def delivered() -> bool:
         return bool((await api.call("GET", f"/v1/deliveries/{tested['id']}"))["status"] == "delivered")

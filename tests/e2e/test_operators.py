@@ -201,7 +201,8 @@ async def test_a_test_event_is_signed_and_delivered_to_this_subscription_only(
     asked = await api.subscribe(receiver.url("/asked"), "order.#")
     await api.subscribe(receiver.url("/other"), "#")
     async with system.dispatcher():
-        answer = await api.call("POST", f"/v1/subscriptions/{asked['id']}/test", expect=202)
+        answer = await api.call("POST", f"/v1/subscriptions/{asked['id']}/test?wait_s=20", expect=200)
+        assert answer["attempt"]["outcome"] == "delivered"
         await system.settled({"delivered": 1})
     (request,) = receiver.requests
     assert request.path == "/asked"

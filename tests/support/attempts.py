@@ -3,7 +3,6 @@
 from typing import Any
 
 from tests.support.system import Api
-from tests.support.waiting import eventually
 
 ONCE: dict[str, list[float]] = {"delays_s": []}
 
@@ -18,12 +17,6 @@ async def attempts(api: Api) -> list[dict[str, Any]]:
 
 async def try_out(api: Api, subscription: dict[str, Any]) -> dict[str, Any]:
     """The first attempt of a test event for the subscription."""
-    delivery = await api.call("POST", f"/v1/subscriptions/{subscription['id']}/test", expect=202)
-    made: list[dict[str, Any]] = []
-
-    async def attempted() -> bool:
-        made[:] = (await api.call("GET", f"/v1/deliveries/{delivery['id']}"))["attempts"]
-        return bool(made)
-
-    await eventually(attempted, deadline_s=20)
-    return made[0]
+    tested = await api.call("POST", f"/v1/subscriptions/{subscription['id']}/test?wait_s=20", expect=200)
+    attempt: dict[str, Any] = tested["attempt"]
+    return attempt

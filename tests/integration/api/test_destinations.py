@@ -121,7 +121,8 @@ async def test_what_a_patch_leaves_is_part_of_the_whole(api: ApiClient) -> None:
     created = await api.post(SUBSCRIPTIONS, LEAST | {"headers": {"authorization": "x"}, "tls": TLS}, status=201)
     path = f"{SUBSCRIPTIONS}/{created['id']}"
     assert list((await api.call("PATCH", path, {"auth": BASIC})).fields) == ["auth"]
-    assert list((await api.call("PATCH", path, {"url": "http://example.com/"})).fields) == ["tls"]
+    plain = {"url": "http://example.com/", "headers": {}, "tls": TLS}
+    assert list((await api.call("PATCH", path, plain)).fields) == ["tls"]
     await api.patch(path, {"auth": BASIC, "headers": {}})
     assert list((await api.call("PATCH", path, {"headers": {"Authorization": "x"}})).fields) == ["auth"]
     assert await api.patch(path, {"headers": {"Authorization": "x"}, "auth": None})
@@ -169,3 +170,44 @@ async def test_what_cannot_be_decrypted_is_shown_as_such(api: ApiClient, store: 
         await conn.execute("UPDATE subscriptions SET auth = $1", Vault([new_key()]).encrypt(b"{}"))
     shown = await api.get(f"{SUBSCRIPTIONS}/{created['id']}")
     assert (shown["decryptable"], shown["auth"], shown["tls"]) == (False, None, None)
+
+
+@pytest.mark.parametrize("elsewhere", ["https://example.org/hook", "https://example.com:8443/hook"])
+async def test_credentials_go_to_another_origin_only_when_they_are_given_again(api: ApiClient, elsewhere: str) -> None:
+    headers = {"X-Key": "c4nary", "X-Region": {"value": "eu", "secret": False}}
+    created = await api.post(SUBSCRIPTIONS, LEAST | {"headers": headers, "auth": BASIC, "tls": TLS}, status=201)
+    path = f"{SUBSCRIPTIONS}/{created['id']}"
+    kept = await api.get(path)
+    answer = await api.call("PATCH", path, {"url": elsewhere})
+    assert (answer.status, answer.code, sorted(answer.fields)) == (400, "validation_failed", ["auth", "headers", "tls"])
+    assert all("must be given again" in message for message in answer.fields.values())
+    assert await api.get(path) == kept
+    answer = await api.call("PATCH", path, {"url": elsewhere, "auth": BASIC, "headers": {}})
+    assert sorted(answer.fields) == ["tls"]
+    assert (await api.patch(path, {"url": "https://EXAMPLE.com:443/other"}))["auth"] is not None  # the same origin
+    moved = await api.patch(path, {"url": elsewhere, "auth": None, "headers": headers, "tls": None})
+    assert (moved["url"], moved["auth"], moved["tls"]) == (elsewhere, None, None)
+
+
+async def test_what_is_no_secret_goes_along(api: ApiClient) -> None:
+    public = {"X-Region": {"value": "eu", "secret": False}}
+    created = await api.post(SUBSCRIPTIONS, LEAST | {"headers": public, "tls": {"ca": AUTHORITY.pem}}, status=201)
+    moved = await api.patch(f"{SUBSCRIPTIONS}/{created['id']}", {"url": "https://example.org/"})
+    assert (moved["headers"], moved["tls"] is None) == (public, False)
+
+
+async def test_what_cannot_be_decrypted_does_not_go_along(api: ApiClient, store: Store) -> None:
+    created = await api.post(SUBSCRIPTIONS, LEAST | {"headers": {"X-Key": "c4nary"}}, status=201)
+    async with store.transaction() as conn:
+        await conn.execute("UPDATE subscriptions SET secrets = 'x', headers = 'x'")
+    answer = await api.call("PATCH", f"{SUBSCRIPTIONS}/{created['id']}", {"url": "https://example.org/"})
+    assert list(answer.fields) == ["headers"]
+
+
+async def test_a_token_url_changes_only_with_its_client_secret(api: ApiClient) -> None:
+    created = await api.post(SUBSCRIPTIONS, LEAST | {"auth": OAUTH2}, status=201)
+    without = {name: value for name, value in OAUTH2.items() if name != "client_secret"}
+    answer = await api.call(
+        "PATCH", f"{SUBSCRIPTIONS}/{created['id']}", {"auth": without | {"token_url": "https://evil.example/t"}}
+    )
+    assert list(answer.fields) == ["auth.client_secret"]

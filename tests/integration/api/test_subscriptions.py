@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import orjson
+import pytest
 
 from infra.crypto import Vault, new_key
 from infra.settings import Settings
@@ -377,7 +379,7 @@ async def test_only_so_many_secrets_sign_at_once(api: ApiClient) -> None:
 async def test_test_puts_one_delivery_of_a_test_event_into_the_backlog(api: ApiClient, store: Store) -> None:
     created = await _create(api)
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    answer = await api.call("POST", f"{SUBSCRIPTIONS}/{created['id']}/test", headers={"traceparent": parent})
+    answer = await api.call("POST", f"{SUBSCRIPTIONS}/{created['id']}/test?wait_s=0", headers={"traceparent": parent})
     assert answer.status == 202
     delivery = answer.body
     assert (delivery["event_type"], delivery["status"], delivery["tenant"]) == ("hookhare.test", "held", "acme")
@@ -388,6 +390,27 @@ async def test_test_puts_one_delivery_of_a_test_event_into_the_backlog(api: ApiC
         assert await rows.mode(conn, parse_id(SUBSCRIPTION, created["id"])) == "held"
         assert (await rows.delivery(conn, parse_id(DELIVERY, delivery["id"])))["cycle"] == 0
         assert await conn.fetchval("SELECT traceparent FROM events") == parent
+
+
+async def test_an_attempt_that_is_not_recorded_in_time_is_202(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{SUBSCRIPTIONS}/{(await _create(api))['id']}/test"
+    asked: list[UUID] = []
+
+    async def never(_: object, delivery: UUID, **__: object) -> list[object]:
+        asked.append(delivery)
+        return []
+
+    monkeypatch.setattr("infra.store.history.attempts_of", never)
+    answer = await api.call("POST", path, wait_s="0.1")
+    assert (answer.status, answer.body["attempt"], len(asked) in range(2, 6)) == (202, None, True)
+    for wait_s in ("-1", "21", "nan", "x"):
+        assert list((await api.call("POST", path, wait_s=wait_s)).fields) == ["wait_s"]
+    asked.clear()
+    monkeypatch.setattr("asyncio.Semaphore.locked", lambda _: True)  # as many wait as may
+    assert (await api.call("POST", path, wait_s="20")).status == 202
+    assert asked == []
 
 
 async def test_a_paused_subscription_is_not_tested(api: ApiClient) -> None:

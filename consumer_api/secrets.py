@@ -1,0 +1,131 @@
+"""`/v1/subscriptions/{id}/secrets`, `/rotate-secret`, `/expire-secrets`: what signs, shown, replaced and ended."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from aiohttp import web
+from typing_extensions import TypedDict
+
+from consumer_api import audit
+from consumer_api.answers import json_answer
+from consumer_api.changing import locked, record, shown, subscription_key, tagged
+from consumer_api.context import STORE, VAULT
+from consumer_api.errors import ErrorCode, conflict
+from consumer_api.outcomes import done
+from consumer_api.queries import SecretRotation
+from consumer_api.reading import read_json
+from consumer_api.route import Route
+from consumer_api.sealing import live_secrets, seal_secrets
+from consumer_api.signing import check_number, missing, next_secrets, rotated
+from consumer_api.views import SubscriptionView
+from infra.crypto import Vault
+from infra.store import subscriptions
+from infra.store.subscriptions import SubscriptionRow
+from schemas.errors import SecretUnreadable
+from schemas.formats import Kind, read_signature
+from schemas.ids import SUBSCRIPTION, public_id
+from schemas.scopes import Scope
+from schemas.subscriptions import Secret, signing
+
+
+class ShownSecret(TypedDict):
+    """A secret that signs, in the clear; `version` is null where it signs in none of Standard Webhooks."""
+
+    version: str | None
+    secret: str
+    expires_at: datetime | None
+
+
+class ShownSecrets(TypedDict):
+    """Newest first."""
+
+    data: list[ShownSecret]
+
+
+def routes() -> list[Route]:
+    one, changed = "/v1/subscriptions/{subscription_id}", (ErrorCode.CONFLICT, ErrorCode.PRECONDITION_FAILED)
+    return [
+        Route(
+            method="GET",
+            path=f"{one}/secrets",
+            handler=show,
+            scope=Scope.SECRETS_READ,
+            answers={200: ShownSecrets},
+            errors=(ErrorCode.CONFLICT,),
+        ),
+        Route(
+            method="POST",
+            path=f"{one}/rotate-secret",
+            handler=rotate,
+            scope=Scope.SUBSCRIPTIONS_WRITE,
+            body=SecretRotation,
+            body_optional=True,
+            answers={200: SubscriptionView},
+            errors=changed,
+        ),
+        Route(
+            method="POST",
+            path=f"{one}/expire-secrets",
+            handler=expire,
+            scope=Scope.SUBSCRIPTIONS_WRITE,
+            answers={200: SubscriptionView},
+            errors=changed,
+        ),
+    ]
+
+
+async def show(request: web.Request) -> web.Response:
+    """The secrets that sign now, in the clear. Who looked is recorded."""
+    async with request.app[STORE].transaction() as conn:
+        row = done(await subscriptions.get(conn, subscription_key(request)), "subscription")
+        secrets = signing(_readable(request.app[VAULT], row), read_signature(row.signature))
+        target = public_id(SUBSCRIPTION, row.id)
+        await audit.record(request, conn, "subscription.secrets_shown", target, tenant=row.tenant)
+    data = [ShownSecret(version=_version(one), secret=one.text, expires_at=one.expires_at) for one in secrets]
+    return json_answer(ShownSecrets(data=data), headers={"Cache-Control": "no-store"})
+
+
+async def rotate(request: web.Request) -> web.Response:
+    """A new secret, shown here and never again. It signs at once; those before it sign too until the grace is over."""
+    wanted = await read_json(request, SecretRotation, optional=True)
+    vault, now = request.app[VAULT], datetime.now(UTC)
+    async with request.app[STORE].transaction() as conn:
+        before = await locked(request, conn)
+        signature = read_signature(before.signature)
+        new = next_secrets(signature, wanted.secret, wanted.version)
+        try:
+            known = live_secrets(vault, before, now)
+        except SecretUnreadable:  # what nobody can sign with is replaced
+            known = []
+        secrets = rotated(known, new, signature, now=now, grace=timedelta(seconds=wanted.grace_s))
+        also = missing(signature, secrets)  # of another kind, where none could be decrypted
+        new, secrets = [*new, *also], [*secrets, *also]
+        check_number(secrets, signature)
+        row = await subscriptions.save(conn, replace(before, secrets=seal_secrets(vault, secrets)))
+        await record(request, conn, "secret_rotated", before, row)
+    return json_answer(shown(request, row, new=new), headers=tagged(row))
+
+
+async def expire(request: web.Request) -> web.Response:
+    """All secrets but the newest end now, whatever grace they had: one of them has become known, say."""
+    vault = request.app[VAULT]
+    async with request.app[STORE].transaction() as conn:
+        before = row = await locked(request, conn)
+        known = _readable(vault, row)
+        kept = [secret for secret in known if secret.expires_at is None]
+        if not signing(kept, read_signature(row.signature)):
+            raise conflict("no other secret would sign; rotate it with a grace_s of 0, which replaces it")
+        row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, kept)))
+        await record(request, conn, "secrets_expired", before, row)
+    return json_answer(shown(request, row), headers=tagged(row))
+
+
+def _readable(vault: Vault, row: SubscriptionRow) -> list[Secret]:
+    try:
+        return live_secrets(vault, row, datetime.now(UTC))
+    except SecretUnreadable:
+        raise conflict("its secrets cannot be decrypted with the configured keys; rotate them") from None
+
+
+def _version(secret: Secret) -> str | None:
+    return None if secret.kind is Kind.TEXT else secret.kind.value
