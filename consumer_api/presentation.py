@@ -22,8 +22,11 @@ from consumer_api.views import (
     HmacSignatureView,
     ListPolicyView,
     PlainHeaderView,
+    ProgressView,
+    ReplayCountView,
     ReplayFilterView,
     ReplayView,
+    ReplayWithProgressView,
     SecretView,
     StandardSignatureView,
     SubscriptionView,
@@ -32,8 +35,8 @@ from consumer_api.views import (
 )
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from infra.store.deliveries import DeliveryRow
-from infra.store.history import AttemptRow, EventRow
-from infra.store.replays import ReplayRow
+from infra.store.history import AttemptRow, DeliveryFilter, EventRow
+from infra.store.replays import Progress, ReplayRow, encode_filter
 from infra.store.subscriptions import SubscriptionRow
 from schemas.certificates import describe_certificates
 from schemas.deliveries import DeadLetterKind, Failure, Status, Timings
@@ -154,6 +157,7 @@ def delivery_view(row: DeliveryRow) -> DeliveryView:
         "cycle": row.cycle,
         "next_attempt_at": row.next_attempt_at,
         "in_progress": row.claimed_by is not None,
+        "replay_id": _public(REPLAY, row.replay_id),
         "created_at": key_time(row.id),
         "updated_at": row.updated_at,
     }
@@ -223,7 +227,7 @@ def replay_view(row: ReplayRow) -> ReplayView:
     return {
         "id": public_id(REPLAY, row.id),
         "state": cast(Literal["running", "completed", "canceled"], row.state),
-        "filter": cast(ReplayFilterView, row.filter | _moments(row.filter, *_MOMENTS)),
+        "filter": _filter_view(row.filter),
         "matched": row.matched,
         "replayed": row.replayed,
         "skipped": row.skipped,
@@ -231,6 +235,27 @@ def replay_view(row: ReplayRow) -> ReplayView:
         "created_at": row.created_at,
         "ended_at": row.ended_at,
     }
+
+
+def replay_with_progress_view(row: ReplayRow, progress: Progress) -> ReplayWithProgressView:
+    shown: ProgressView = {
+        "total": row.matched,
+        "sent": row.replayed,
+        "skipped": row.skipped,
+        "delivered": progress.delivered,
+        "failed": progress.dead,
+        "canceled": progress.canceled,
+        "waiting": progress.waiting,
+    }
+    return {**replay_view(row), "progress": shown}
+
+
+def replay_count_view(wanted: DeliveryFilter, matched: int) -> ReplayCountView:
+    return {"dry_run": True, "matched": matched, "filter": _filter_view(encode_filter(wanted))}
+
+
+def _filter_view(stored: dict[str, Any]) -> ReplayFilterView:
+    return cast(ReplayFilterView, stored | _moments(stored, *_MOMENTS))
 
 
 def _certificates(pem: str | None) -> list[CertificateView] | None:

@@ -38,7 +38,7 @@ from schemas.fields import (
     type_fault,
 )
 from schemas.formats import Version
-from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, parse_id
+from schemas.ids import DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id
 from schemas.inputs import Input, rule
 from schemas.subscriptions import Rate, State
 
@@ -107,6 +107,7 @@ Tenant = Annotated[str, _text(tenant_fault), Field(json_schema_extra=TENANT_SCHE
 EventType = Annotated[str, _text(type_fault), Field(json_schema_extra=TYPE_SCHEMA)]
 Source = Annotated[str, _text(source_fault), Field(json_schema_extra=SOURCE_SCHEMA)]
 ExternalId = Annotated[str, _text(id_fault), Field(json_schema_extra=ID_SCHEMA)]
+ReplayKey = Annotated[UUID, _id(REPLAY), WithJsonSchema(id_schema(REPLAY))]
 
 
 class PageQuery(Input):
@@ -164,13 +165,20 @@ class DeliveriesQuery(ExportQuery, _Created):
     tenant: Tenant | None = None
     event_type: EventType | None = None
     status: tuple[Status, ...] = ()
+    replay_id: ReplayKey | None = None
     status_class: StatusClass | None = None
     text: Annotated[str, _text(description_fault), Field(min_length=3, max_length=200)] | None = None
 
     def wanted(self) -> AttemptedFilter:
         """Raises InvalidInput for text that is sought at any time: nothing but reading finds it."""
         deliveries = DeliveryFilter(
-            self.subscription_id, self.event_id, self.tenant, self.event_type, self.status, self.created()
+            subscription_id=self.subscription_id,
+            event_id=self.event_id,
+            tenant=self.tenant,
+            event_type=self.event_type,
+            statuses=self.status,
+            created=self.created(),
+            replay_id=self.replay_id,
         )
         if self.text is not None:
             for name in ("created_after", "created_before"):
@@ -232,7 +240,8 @@ class ReplayCreate(_Created):
     """Which deliveries to begin again. Without a `status`, the dead ones.
 
     Something must narrow them: an empty object would begin everything that is dead, of every tenant. `max_per_s` is how
-    many of them are begun in a second, at most; without it, what the installation sets.
+    many of them are begun in a second, at most; without it, what the installation sets. With `dry_run` they are only
+    counted.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "acme", "status": ["dead"], "max_per_s": 20}]})
@@ -244,6 +253,7 @@ class ReplayCreate(_Created):
         Status.DEAD,
     )
     max_per_s: Rate | None = None
+    dry_run: Annotated[bool, Strict()] = False
 
     @model_validator(mode="after")
     def _narrowed(self) -> Self:

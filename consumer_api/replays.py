@@ -15,11 +15,12 @@ from consumer_api.context import SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
-from consumer_api.presentation import replay_view
+from consumer_api.presentation import replay_count_view, replay_view, replay_with_progress_view
 from consumer_api.queries import ReplayCreate, ReplaysQuery
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
-from consumer_api.views import ReplayView
+from consumer_api.searching import searching
+from consumer_api.views import ReplayCountView, ReplayView, ReplayWithProgressView
 from infra.store import replays, subscriptions
 from infra.store.outcomes import Missing
 from infra.store.owners import Owned
@@ -38,8 +39,8 @@ def routes() -> list[Route]:
             handler=create,
             scope=write,
             body=ReplayCreate,
-            answers={202: ReplayView},
-            errors=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+            answers={200: ReplayCountView, 202: ReplayView},
+            errors=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.QUERY_TOO_BROAD),
         ),
         Route(
             method="GET",
@@ -50,7 +51,7 @@ def routes() -> list[Route]:
             answers={200: exported(ReplayView)},
             errors=LIST_ERRORS,
         ),
-        Route(method="GET", path=one, handler=get, scope=read, answers={200: ReplayView}),
+        Route(method="GET", path=one, handler=get, scope=read, answers={200: ReplayWithProgressView}),
         Route(
             method="POST",
             path=f"{one}/cancel",
@@ -63,14 +64,22 @@ def routes() -> list[Route]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """202: what matches now is counted, and a dispatcher works through it. Without a body: told what it must have."""
+    """202: what matches now is counted, and a dispatcher works through it. Without a body: told what it must have.
+
+    200 with `dry_run`: it is counted, and nothing is stored or begun.
+    """
     asked = await read_json(request, ReplayCreate, optional=True)
     wanted, max_per_s = asked.wanted(), asked.max_per_s or request.app[SETTINGS].replay_max_per_s
+    now = datetime.now(UTC)
+    if asked.dry_run:
+        frozen = replays.freeze(wanted, now=now)
+        async with searching(request) as conn:
+            await _check_subscription(request, conn, wanted.subscription_id)
+            matched = await replays.count(conn, frozen)
+        return json_answer(replay_count_view(frozen, matched))
     async with request.app[STORE].transaction() as conn:
-        if wanted.subscription_id is not None:
-            await check_owned(request, conn, Owned.SUBSCRIPTION, wanted.subscription_id)
-            await _check_subscription(conn, wanted.subscription_id)
-        row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=datetime.now(UTC))
+        await _check_subscription(request, conn, wanted.subscription_id)
+        row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=now)
         view = replay_view(row)
         await audit.record(request, conn, "replay.created", view["id"], tenant=row.tenant, after=view)
     return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
@@ -85,9 +94,11 @@ async def list_replays(request: web.Request) -> web.StreamResponse:
 
 async def get(request: web.Request) -> web.Response:
     """A replay, and how far it is."""
+    replay_id = _id(request)
     async with request.app[STORE].connection() as conn:
-        row = done(await replays.get(conn, _id(request)), "replay")
-    return json_answer(replay_view(row))
+        row = done(await replays.get(conn, replay_id), "replay")
+        progress = await replays.progress(conn, replay_id)
+    return json_answer(replay_with_progress_view(row, progress))
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -103,8 +114,11 @@ async def cancel(request: web.Request) -> web.Response:
     return json_answer(view)
 
 
-async def _check_subscription(conn: asyncpg.Connection, subscription_id: UUID) -> None:
+async def _check_subscription(request: web.Request, conn: asyncpg.Connection, subscription_id: UUID | None) -> None:
     """An early word about a replay of which every delivery would be skipped."""
+    if subscription_id is None:
+        return
+    await check_owned(request, conn, Owned.SUBSCRIPTION, subscription_id)
     subscription = await subscriptions.get(conn, subscription_id)
     if isinstance(subscription, Missing):
         raise InvalidInput.of("subscription_id", "must be the id of a subscription that is not deleted")

@@ -263,6 +263,7 @@ class DeliveryView(TypedDict):
     cycle: int
     next_attempt_at: datetime | None
     in_progress: bool
+    replay_id: Annotated[ReplayId | None, Field(description="The replay in bulk that began its cycle, if one did.")]
     created_at: datetime
     updated_at: datetime
 
@@ -360,6 +361,34 @@ class ReplayView(TypedDict):
     max_per_s: float
     created_at: datetime
     ended_at: datetime | None
+
+
+class ProgressView(TypedDict):
+    """How far a replay is: of `total` so many are begun again (`sent`), or no longer could be (`skipped`).
+
+    Of those sent so many were `delivered`, `failed` for good, or were `canceled`; `waiting` have not ended. One that
+    somebody has begun again since is counted there, and not here.
+    """
+
+    total: int
+    sent: int
+    skipped: int
+    delivered: int
+    failed: int
+    canceled: int
+    waiting: int
+
+
+class ReplayWithProgressView(ReplayView):
+    progress: ProgressView
+
+
+class ReplayCountView(TypedDict):
+    """What a replay would begin again."""
+
+    dry_run: Literal[True]
+    matched: int
+    filter: ReplayFilterView
 
 
 class AliveView(TypedDict):

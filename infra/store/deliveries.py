@@ -44,6 +44,7 @@ class DeliveryRow:
     next_attempt_at: datetime | None
     claimed_by: UUID | None
     updated_at: datetime
+    replay_id: UUID | None
 
 
 _COLUMNS = column_list(tables.deliveries, DeliveryRow)
@@ -68,7 +69,7 @@ FOR NO KEY UPDATE
 _REPLAY = """
 UPDATE deliveries
 SET cycle = cycle + 1, attempts = 0, status = 'held', reason = NULL, next_attempt_at = NULL, hint_due_at = NULL,
-    updated_at = clock_timestamp()
+    replay_id = $4, updated_at = clock_timestamp()
 WHERE id = ANY($1) AND id BETWEEN $2 AND $3
 RETURNING subscription_id
 """
@@ -129,11 +130,14 @@ async def get(conn: asyncpg.Connection, delivery_id: UUID) -> DeliveryRow | Miss
     return Missing() if record is None else DeliveryRow(**record)
 
 
-async def replay(conn: asyncpg.Connection, delivery_ids: Collection[UUID]) -> list[UUID]:
+async def replay(
+    conn: asyncpg.Connection, delivery_ids: Collection[UUID], *, replay_id: UUID | None = None
+) -> list[UUID]:
     """Begin ended deliveries of enabled subscriptions again, and return those that were.
 
-    They join their endpoint's backlog with a new cycle; their dead letters become `replayed`. What has not ended, is
-    gone, or belongs to a subscription that is paused, disabled or deleted is passed over.
+    They join their endpoint's backlog with a new cycle, of the replay in bulk `replay_id` if one does it; their dead
+    letters become `replayed`. What has not ended, is gone, or belongs to a subscription that is paused, disabled or
+    deleted is passed over.
     """
     if not delivery_ids:
         return []
@@ -145,7 +149,7 @@ async def replay(conn: asyncpg.Connection, delivery_ids: Collection[UUID]) -> li
     replayed = [record["id"] for record in locked]
     if not replayed:
         return []
-    touched = await conn.fetch(_REPLAY, replayed, replayed[0], replayed[-1])
+    touched = await conn.fetch(_REPLAY, replayed, replayed[0], replayed[-1], replay_id)
     await conn.execute(_HOLD_SUBSCRIPTIONS, sorted({record["subscription_id"] for record in touched}))
     await conn.execute(_MARK_DEAD_LETTERS_REPLAYED, replayed)
     return replayed

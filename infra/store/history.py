@@ -99,6 +99,7 @@ class DeliveryFilter:
     event_type: str | None = None
     statuses: tuple[str, ...] = ()
     created: TimeRange = ANY_TIME
+    replay_id: UUID | None = None  # that began their cycle
     died: TimeRange = ANY_TIME  # of the dead ones, by their dead letter, which nobody has settled
 
 
@@ -197,6 +198,7 @@ def delivery_conditions(wanted: DeliveryFilter) -> list[ColumnElement[bool]]:
         (table.c.event_id, wanted.event_id),
         (table.c.tenant, wanted.tenant),
         (table.c.event_type, wanted.event_type),
+        (table.c.replay_id, wanted.replay_id),
     )
     if wanted.event_id is not None:
         # A delivery shares the milliseconds of its event, so the primary key finds them.

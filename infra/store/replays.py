@@ -40,6 +40,19 @@ class ReplayRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What became of the deliveries that a replay has begun again. `waiting` have not ended.
+
+    One that somebody has begun again since is not counted any more, nor one that is past its retention.
+    """
+
+    delivered: int
+    dead: int
+    canceled: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """A running replay that is locked. It may begin `max_per_s` deliveries again, and has not done so `since_s`.
 
@@ -85,6 +98,8 @@ SET state = 'completed', ended_at = clock_timestamp(), skipped = greatest(skippe
 WHERE id = $1
 """
 
+_PROGRESS = "SELECT status, count(*) FROM deliveries WHERE replay_id = $1 GROUP BY status"
+
 _CANCEL = f"""
 UPDATE replays SET state = 'canceled', ended_at = clock_timestamp() WHERE id = $1 AND state = 'running'
 RETURNING {_COLUMNS}
@@ -95,12 +110,28 @@ async def create(
     conn: asyncpg.Connection, *, replay_id: UUID, wanted: DeliveryFilter, max_per_s: float, now: datetime
 ) -> ReplayRow:
     """Store a replay of what matches now. Deliveries created later are not part of it."""
-    before = min(wanted.created.before, now) if wanted.created.before else now
-    frozen = replace(wanted, created=TimeRange(wanted.created.after, before))
-    matched = await fetch_value(conn, select(func.count()).where(*delivery_conditions(frozen)))
+    frozen = freeze(wanted, now=now)
+    matched = await count(conn, frozen)
     record = await conn.fetchrow(_INSERT, replay_id, wanted.tenant, encode_filter(frozen), matched, max_per_s)
     assert record is not None
     return ReplayRow(**record)
+
+
+def freeze(wanted: DeliveryFilter, *, now: datetime) -> DeliveryFilter:
+    """The filter of what there is by now, and nothing later."""
+    before = min(wanted.created.before, now) if wanted.created.before else now
+    return replace(wanted, created=TimeRange(wanted.created.after, before))
+
+
+async def count(conn: asyncpg.Connection, wanted: DeliveryFilter) -> int:
+    matched: int = await fetch_value(conn, select(func.count()).where(*delivery_conditions(wanted)))
+    return matched
+
+
+async def progress(conn: asyncpg.Connection, replay_id: UUID) -> Progress:
+    by_status = {record["status"]: record["count"] for record in await conn.fetch(_PROGRESS, replay_id)}
+    delivered, dead, canceled = (by_status.pop(status, 0) for status in ("delivered", "dead", "canceled"))
+    return Progress(delivered, dead, canceled, waiting=sum(by_status.values()))
 
 
 async def get(conn: asyncpg.Connection, replay_id: UUID) -> ReplayRow | Missing:
@@ -140,7 +171,7 @@ async def advance(conn: asyncpg.Connection, running: Running, *, count: int, sin
     """
     ids = await _next_ids(conn, decode_filter(running.filter), running.cursor, count)
     if ids:
-        replayed = await deliveries.replay(conn, ids)
+        replayed = await deliveries.replay(conn, ids, replay_id=running.id)
         await conn.execute(_ADVANCE, running.id, ids[-1], len(replayed), len(ids) - len(replayed), since_s)
     if len(ids) < count:
         await conn.execute(_COMPLETE, running.id)

@@ -204,6 +204,7 @@ deliveries = Table(
     Column("fence", Integer, nullable=False),  # one more at each claim
     _moment("updated_at", now=True),
     Column("ordinal", BigInteger),  # its place in strict order; NULL where there was none when it was admitted
+    Column("replay_id", UUID),  # the replay in bulk that began its cycle, if one did
     CheckConstraint("status IN ('pending', 'held', 'retrying', 'delivered', 'dead', 'canceled')", name="status_known"),
     Index("deliveries_by_subscription", "subscription_id", "id"),
     # The feeder: live ones before replays, then in order.
@@ -220,6 +221,9 @@ deliveries = Table(
     Index("deliveries_retrying", "hint_due_at", postgresql_where=text("status = 'retrying'")),
     # Ending what waits of a subscription that goes; held ones have the feeder's index.
     Index("deliveries_retrying_of", "subscription_id", postgresql_where=text("status = 'retrying'")),
+    # Of a replay: the list, and how far it is. What was never replayed in bulk is in neither.
+    Index("deliveries_of_replay", "replay_id", "id", postgresql_where=text("replay_id IS NOT NULL")),
+    Index("deliveries_of_replay_by_status", "replay_id", "status", postgresql_where=text("replay_id IS NOT NULL")),
     postgresql_partition_by="RANGE (id)",
 )
 

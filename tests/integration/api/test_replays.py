@@ -6,7 +6,7 @@ from typing import Any
 from uuid_utils.compat import uuid7
 
 from infra.store.store import Store
-from schemas.ids import REPLAY, SUBSCRIPTION, public_id
+from schemas.ids import DELIVERY, REPLAY, SUBSCRIPTION, parse_id, public_id
 from tests.support import rows
 from tests.support.api import ApiClient
 
@@ -138,6 +138,46 @@ async def test_a_canceled_replay_stops_where_it_is(api: ApiClient, store: Store)
     assert len((await api.get("/v1/deliveries", status="dead"))["data"]) == 2
     again = await api.call("POST", f"{REPLAYS}/{created['id']}/cancel")
     assert (again.status, again.code) == (409, "conflict")
+
+
+async def test_a_dry_run_counts_and_begins_nothing(api: ApiClient, store: Store) -> None:
+    subscription = await _dead(store, 3)
+    answer = await api.call("POST", REPLAYS, {"subscription_id": subscription, "dry_run": True})
+    assert answer.status == 200
+    assert (answer.body["dry_run"], answer.body["matched"]) == (True, 3)
+    assert answer.body["filter"]["subscription_id"] == subscription
+    assert answer.body["filter"]["created_before"].endswith("Z")
+    assert (await api.get(REPLAYS))["data"] == []
+    async with store.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM audit_log") == 0
+    assert list((await api.call("POST", REPLAYS, {"tenant": "a", "dry_run": "yes"})).fields) == ["dry_run"]
+
+
+async def test_a_replay_shows_what_became_of_what_it_began_again(api: ApiClient, store: Store) -> None:
+    subscription = await _dead(store, 6)
+    created = await api.post(REPLAYS, {"subscription_id": subscription})
+    path = f"{REPLAYS}/{created['id']}"
+    await _work(store, batch=5)
+    begun = (await api.get("/v1/deliveries", replay_id=created["id"]))["data"]
+    assert len(begun) == 5
+    assert {one["replay_id"] for one in begun} == {created["id"]}
+    await _work(store)
+    keys = [parse_id(DELIVERY, one["id"]) for one in begun]
+    async with store.transaction() as conn:
+        for key, status in zip(keys, ("delivered", "delivered", "dead", "canceled", "retrying"), strict=True):
+            await conn.execute("UPDATE deliveries SET status = $2 WHERE id = $1", key, status)
+    progress = (await api.get(path))["progress"]
+    expected = {"delivered": 2, "failed": 1, "canceled": 1, "waiting": 2}
+    assert progress == {"total": 6, "sent": 6, "skipped": 0} | expected
+    # By hand, or by another replay: from then on it is theirs.
+    await api.post(f"/v1/deliveries/{begun[0]['id']}/replay")
+    other = await api.post(REPLAYS, {"subscription_id": subscription, "status": ["dead"]})
+    await _work(store)
+    assert (await api.get(f"/v1/deliveries/{begun[0]['id']}"))["replay_id"] is None
+    assert (await api.get(f"/v1/deliveries/{begun[2]['id']}"))["replay_id"] == other["id"]
+    progress = (await api.get(path))["progress"]
+    assert (progress["sent"], progress["delivered"], progress["failed"]) == (6, 1, 0)
+    assert list((await api.call("GET", "/v1/deliveries", replay_id="x")).fields) == ["replay_id"]
 
 
 async def test_replays_are_listed_newest_first_and_filtered(api: ApiClient, store: Store) -> None:
