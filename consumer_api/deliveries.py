@@ -18,8 +18,7 @@ from consumer_api.queries import DeliveriesQuery
 from consumer_api.reading import path_id, read_query
 from consumer_api.route import Route
 from consumer_api.views import DeliveryView, DeliveryWithAttemptsView
-from infra.store import deliveries, history
-from infra.store.attempts import attempted_conditions
+from infra.store import deliveries, delivery_pages, history
 from infra.store.deliveries import DeliveryRow
 from schemas.ids import DELIVERY, public_id
 from schemas.scopes import Scope
@@ -72,7 +71,7 @@ def routes() -> list[Route]:
 async def list_deliveries(request: web.Request) -> web.StreamResponse:
     """Deliveries, the newest first."""
     query = read_query(request, DeliveriesQuery)
-    read = partial(history.list_deliveries, conditions=attempted_conditions(query.wanted()))
+    read = partial(delivery_pages.list_page, wanted=query.wanted())
     return await list_answer(request, query, read, delivery_view, DeliveryView, name="deliveries")
 
 

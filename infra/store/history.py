@@ -13,9 +13,8 @@ import asyncpg
 from sqlalchemy import ColumnElement, Table, exists, func, select
 
 from infra.store import tables
-from infra.store.deliveries import DeliveryRow
 from infra.store.outcomes import Missing
-from infra.store.query import Page, columns, equal, fetch, fetch_page
+from infra.store.query import Page, columns, equal, fetch
 from schemas.ids import first_key_at, key_ms
 
 MAX_PAGE_BYTES: Final = 4_194_304
@@ -110,13 +109,6 @@ class EventFilter:
     source: str | None = None
     external_id: str | None = None
     created: TimeRange = ANY_TIME
-
-
-async def list_deliveries(
-    conn: asyncpg.Connection, conditions: Sequence[ColumnElement[bool]], *, after: UUID | None, limit: int
-) -> Page[DeliveryRow]:
-    """Deliveries, newest first, that keep to conditions such as those of a `DeliveryFilter`."""
-    return await fetch_page(conn, tables.deliveries, DeliveryRow, conditions, after=after, limit=limit)
 
 
 async def list_events(

@@ -30,6 +30,8 @@ metadata = MetaData()
 
 PARTITIONED = ("events", "deliveries", "attempts")
 
+_GIVEN_UP = text("status IN ('dead', 'canceled')")
+
 
 def _moment(name: str, *, nullable: bool = False, now: bool = False) -> Column[object]:
     return Column(
@@ -224,6 +226,9 @@ deliveries = Table(
     # Of a replay: the list, and how far it is. What was never replayed in bulk is in neither.
     Index("deliveries_of_replay", "replay_id", "id", postgresql_where=text("replay_id IS NOT NULL")),
     Index("deliveries_of_replay_by_status", "replay_id", "status", postgresql_where=text("replay_id IS NOT NULL")),
+    # Lists (delivery_pages.py).
+    Index("deliveries_given_up", "status", "id", postgresql_where=_GIVEN_UP),
+    Index("deliveries_given_up_of", "subscription_id", "status", "id", postgresql_where=_GIVEN_UP),
     postgresql_partition_by="RANGE (id)",
 )
 

@@ -13,6 +13,11 @@ STATEMENTS: tuple[str, ...] = (
     "ALTER TABLE deliveries ADD COLUMN replay_id uuid",
     "CREATE INDEX deliveries_of_replay ON deliveries (replay_id, id) WHERE replay_id IS NOT NULL",
     "CREATE INDEX deliveries_of_replay_by_status ON deliveries (replay_id, status) WHERE replay_id IS NOT NULL",
+    "CREATE INDEX deliveries_given_up ON deliveries (status, id) WHERE status IN ('dead', 'canceled')",
+    """
+    CREATE INDEX deliveries_given_up_of ON deliveries (subscription_id, status, id)
+        WHERE status IN ('dead', 'canceled')
+    """,
 )
 
 

@@ -17,7 +17,8 @@ DELIVERIES = "/v1/deliveries"
 
 async def _add(store: Store, status: str, **given: Any) -> UUID:
     async with store.transaction() as conn:
-        subscription = given.pop("subscription", None) or (await rows.add_subscription(conn)).id
+        tenant = given.get("tenant", "default")
+        subscription = given.pop("subscription", None) or (await rows.add_subscription(conn, tenant=tenant)).id
         return await rows.add_delivery(conn, subscription, status, **given)
 
 

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
-from infra.store import history, partitions, tables
+from infra.store import delivery_pages, history, partitions, tables
+from infra.store.attempts import AttemptedFilter
 from infra.store.deliveries import DeliveryRow
 from infra.store.history import DeliveryFilter, EventFilter, EventRow, KnownEvent, TimeRange
 from infra.store.outcomes import Missing
@@ -17,13 +18,14 @@ from infra.store.store import Store
 from tests.support import rows
 
 NOW = datetime.now(UTC)
+EVERY = AttemptedFilter(DeliveryFilter())
 
 
 async def _all(conn: asyncpg.Connection, wanted: DeliveryFilter, *, limit: int) -> list[DeliveryRow]:
     found: list[DeliveryRow] = []
     after: UUID | None = None
     while True:
-        page = await history.list_deliveries(conn, history.delivery_conditions(wanted), after=after, limit=limit)
+        page = await delivery_pages.list_page(conn, AttemptedFilter(wanted), after=after, limit=limit)
         assert len(page.rows) <= limit
         assert len(found) < 100
         found += page.rows
@@ -54,10 +56,10 @@ async def test_rows_that_come_and_go_while_paging_neither_repeat_nor_hide_others
             [await rows.add_delivery(conn, subscription, "held", at=NOW - timedelta(seconds=n)) for n in range(6)],
             reverse=True,
         )
-        first = await history.list_deliveries(conn, [], after=None, limit=3)
+        first = await delivery_pages.list_page(conn, EVERY, after=None, limit=3)
         await rows.add_delivery(conn, subscription, "held", at=NOW + timedelta(seconds=1))
         await conn.execute("DELETE FROM deliveries WHERE id = $1", keys[2])
-        second = await history.list_deliveries(conn, [], after=first.next_after, limit=3)
+        second = await delivery_pages.list_page(conn, EVERY, after=first.next_after, limit=3)
     assert [row.id for row in first.rows] == keys[:3]
     assert [row.id for row in second.rows] == keys[3:]
     assert second.next_after is None
@@ -65,7 +67,7 @@ async def test_rows_that_come_and_go_while_paging_neither_repeat_nor_hide_others
 
 async def test_deliveries_are_filtered_by_each_field(store: Store) -> None:
     async with store.transaction() as conn:
-        one, two = [(await rows.add_subscription(conn)).id for _ in range(2)]
+        one, two = [(await rows.add_subscription(conn, tenant=tenant)).id for tenant in ("acme", "other")]
         before = NOW - timedelta(minutes=10)
         key = await rows.add_delivery(conn, one, "dead", tenant="acme", event_type="a.b", at=before)
         await rows.add_delivery(conn, two, "held", tenant="other", event_type="a.c", at=NOW)

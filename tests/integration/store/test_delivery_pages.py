@@ -1,0 +1,144 @@
+"""Pages of deliveries: nothing repeated, nothing left out, and never more read than a page may cost."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from infra.store import delivery_pages, partitions
+from infra.store.attempts import AttemptedFilter
+from infra.store.deliveries import DeliveryRow
+from infra.store.history import DeliveryFilter, TimeRange
+from infra.store.store import Store
+from schemas.deliveries import Status, StatusClass
+from tests.support import rows
+
+NOW = datetime.now(UTC)
+TENANTS = ("acme", "other")
+TYPES = ("a.b", "a.c")
+SCANNED = 12
+
+READ = """
+    SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) FROM pg_stat_xact_user_tables
+     WHERE relname ~ '^deliveries_'
+"""
+
+
+async def _walk(conn: asyncpg.Connection, wanted: AttemptedFilter, *, limit: int) -> Iterator[list[DeliveryRow]]:
+    """Every page of a list, each of which may look at a few rows."""
+    pages: list[list[DeliveryRow]] = []
+    after: UUID | None = None
+    while not pages or after is not None:
+        assert len(pages) < 200
+        page = await delivery_pages.list_page(conn, wanted, after=after, limit=limit, scanned_rows=SCANNED)
+        pages.append(list(page.rows))
+        after = page.next_after
+    return iter(pages)
+
+
+async def _seed(conn: asyncpg.Connection) -> list[UUID]:
+    """Deliveries of two tenants with three subscriptions each, whose ids are returned, in every status."""
+    chance = Random(7)
+    subscriptions = [(tenant, (await rows.add_subscription(conn, tenant=tenant)).id) for tenant in TENANTS * 3]
+    for number in range(60):
+        tenant, subscription = chance.choice(subscriptions)
+        at = NOW - timedelta(seconds=number // 2)
+        status, event_type = chance.choice(list(Status)), chance.choice(TYPES)
+        key = await rows.add_delivery(conn, subscription, status, tenant=tenant, event_type=event_type, at=at)
+        for code in chance.choices([200, 404, 500, None], k=chance.randrange(3)):
+            await rows.add_attempt(conn, key, status_code=code)
+    return [key for _, key in subscriptions]
+
+
+async def test_every_filter_finds_what_a_look_at_every_row_finds_once_and_in_order(store: Store) -> None:
+    async with store.transaction() as conn:
+        subscription, *_ = await _seed(conn)
+        every = [row for page in await _walk(conn, AttemptedFilter(DeliveryFilter()), limit=50) for row in page]
+        assert len(every) == 60
+        statuses: tuple[tuple[str, ...], ...] = ((), ("dead",), ("dead", "canceled"), ("dead", "held"))
+        owners: tuple[dict[str, Any], ...] = (
+            {},
+            {"tenant": "acme"},
+            {"tenant": "nobody"},
+            {"subscription_id": subscription},
+        )
+        for owner, wanted_statuses, event_type in product(owners, statuses, (None, "a.b")):
+            wanted = DeliveryFilter(**owner, statuses=wanted_statuses, event_type=event_type)
+            expected = [
+                row.id
+                for row in every
+                if all(getattr(row, name) == value for name, value in owner.items())
+                and row.status in (wanted_statuses or tuple(Status))
+                and event_type in (None, row.event_type)
+            ]
+            pages = await _walk(conn, AttemptedFilter(wanted), limit=3)
+            assert [row.id for page in pages for row in page] == expected, wanted
+
+
+async def test_a_page_may_be_short_with_more_to_come_and_the_last_one_says_so(store: Store) -> None:
+    async with store.transaction() as conn:
+        await _seed(conn)
+        nothing = AttemptedFilter(DeliveryFilter(event_type="a.none"))
+        pages = list(await _walk(conn, nothing, limit=4))
+        assert len(pages) == 60 // SCANNED + 1
+        assert not any(pages)
+
+
+async def test_the_last_answers_class_is_looked_at_row_by_row(store: Store) -> None:
+    async with store.transaction() as conn:
+        await _seed(conn)
+        for status_class in (StatusClass.CLIENT_ERROR, StatusClass.NONE):
+            wanted = AttemptedFilter(DeliveryFilter(), status_class)
+            found = {row.id for page in await _walk(conn, wanted, limit=4) for row in page}
+            whole = await delivery_pages.list_page(conn, wanted, after=None, limit=100)
+            assert found == {row.id for row in whole.rows}
+        assert found < {row["id"] for row in await conn.fetch("SELECT id FROM deliveries")}
+
+
+async def test_a_tenant_with_too_many_subscriptions_to_merge_sees_its_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store.transaction() as conn:
+        await _seed(conn)
+        wanted = AttemptedFilter(DeliveryFilter(tenant="acme"))
+        merged = [row for page in await _walk(conn, wanted, limit=4) for row in page]
+        monkeypatch.setattr(delivery_pages, "OWNERS", 2)
+        among_all = [row for page in await _walk(conn, wanted, limit=4) for row in page]
+    assert merged == among_all
+    assert {row.tenant for row in merged} == {"acme"}
+
+
+@pytest.mark.parametrize("days", [TimeRange(), TimeRange(NOW - timedelta(days=20), NOW - timedelta(days=3))])
+async def test_a_page_reads_no_more_than_it_may_also_where_nothing_is_found(store: Store, days: TimeRange) -> None:
+    """Not even the sixth time, when PostgreSQL would keep a plan that knows no bounds."""
+    async with store.transaction() as conn:
+        (subscription,) = [(await rows.add_subscription(conn, tenant="acme")).id]
+        today = await partitions.today(conn)
+        await partitions.make(conn, first=today - timedelta(days=29), last=today)
+        await conn.execute(
+            """
+            INSERT INTO deliveries (id, event_id, subscription_id, tenant, event_type, status, attempts, cycle, fence)
+            SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - n * 29 * 8640), 12, '0')
+                    || '8000800000000000' || lpad(to_hex(n), 4, '0'))::uuid, gen_random_uuid(), $1, 'acme', 'a.b',
+                   CASE WHEN n % 100 = 1 THEN 'dead' ELSE 'delivered' END, 1, 0, 1
+            FROM generate_series(1, 10000::bigint) AS n
+            """,
+            subscription,
+        )
+        await conn.execute("ANALYZE deliveries")
+        for wanted in (
+            DeliveryFilter(event_type="a.none", created=days),
+            DeliveryFilter(subscription_id=subscription, statuses=("held",), created=days),
+            DeliveryFilter(tenant="acme", event_type="a.none", created=days),
+            DeliveryFilter(statuses=("dead",), created=days),
+            DeliveryFilter(subscription_id=subscription, statuses=("dead", "canceled"), created=days),
+        ):
+            for _ in range(7):
+                before = await conn.fetchval(READ)
+                await delivery_pages.list_page(conn, AttemptedFilter(wanted), after=None, limit=10, scanned_rows=300)
+                assert await conn.fetchval(READ) - before <= 300 + 2 * 29, wanted
