@@ -77,6 +77,7 @@ def _configuration(ids: dict[str, list[str]]) -> str:
     """Most ids in paths are of what is there; the others are made up."""
     lists = [f"[dictionaries.{name}]\nvalues = {values}\n" for name, values in ids.items()]
     bound = [f'"path.{name}" = {{ dictionary = "{name}", probability = 0.8 }}' for name in ids]
+    bound.append('"query.wait_s" = 0')  # no dispatcher runs here, so whoever waits for an attempt waits in vain
     # Other methods have a test of their own (test_http.py).
     return "\n".join([*lists, "[parameters]", *bound, "[phases.coverage]", "unexpected-methods = []"])
 
