@@ -115,8 +115,9 @@ async def expire(request: web.Request) -> web.Response:
         kept = [secret for secret in known if secret.expires_at is None]
         if not signing(kept, read_signature(row.signature)):
             raise conflict("no other secret would sign; rotate it with a grace_s of 0, which replaces it")
-        row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, kept)))
-        await record(request, conn, "secrets_expired", before, row)
+        if kept != known:
+            row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, kept)))
+            await record(request, conn, "secrets_expired", before, row)
     return json_answer(shown(request, row), headers=tagged(row))
 
 

@@ -6,7 +6,7 @@ changed configuration, and dispatchers refresh what they know by reading the row
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -228,16 +228,9 @@ async def list_matchable(
 
 
 async def lock_for_change(conn: asyncpg.Connection, subscription_id: UUID) -> SubscriptionRow | Missing:
-    """The subscription, locked, with the `version` that `save` is going to write."""
-    version = await locks.change_subscriptions(conn)
-    row = await _select(conn, subscription_id, "FOR NO KEY UPDATE")
-    return row if isinstance(row, Missing) else replace(row, version=version)
-
-
-async def stored_version(conn: asyncpg.Connection, subscription_id: UUID) -> int:
-    """The version that a subscription has, whatever `save` is going to write."""
-    version: int = await conn.fetchval("SELECT version FROM subscriptions WHERE id = $1", subscription_id)
-    return version
+    """The subscription as it is, locked. What `save` writes is of a new version."""
+    await locks.change_subscriptions(conn)
+    return await _select(conn, subscription_id, "FOR NO KEY UPDATE")
 
 
 async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRow:
@@ -246,6 +239,7 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
     A disabled one keeps no backlog: what is unfinished becomes dead, with a dead letter each.
     """
     before = await conn.fetchrow(_STREAK, row.id)
+    version = await conn.fetchval("SELECT version FROM subscription_version")
     record = await conn.fetchrow(
         _SAVE,
         row.id,
@@ -258,7 +252,7 @@ async def save(conn: asyncpg.Connection, row: SubscriptionRow) -> SubscriptionRo
         row.retry_policy,
         row.headers,
         row.secrets,
-        row.version,
+        version,
         row.rate_per_s,
         row.rate_burst,
         row.ordered,

@@ -1,5 +1,6 @@
 """Changes of a subscription: each is recorded, and made only to the version that `If-Match` names."""
 
+import re
 from typing import Any
 
 import pytest
@@ -135,6 +136,25 @@ async def test_a_change_is_made_to_the_version_that_was_seen_and_to_no_other(api
     assert answer.status == 200
     assert (await api.call("DELETE", path, headers={"If-Match": "*"})).status == 204
     assert (await api.call("DELETE", path, headers={"If-Match": "*"})).status == 404
+
+
+@pytest.mark.parametrize("tail", ["/pause", "/disable", "/expire-secrets"])
+async def test_what_changes_nothing_leaves_the_version_that_was_seen(api: ApiClient, store: Store, tail: str) -> None:
+    path = f"{SUBSCRIPTIONS}/{(await create(api))['id']}"
+    await api.post(f"{path}{tail}", status=200)
+    seen = (await api.call("GET", path)).headers["ETag"]
+    records = len(await audited(store))
+    again = await api.call("POST", f"{path}{tail}")
+    assert (again.status, again.headers["ETag"]) == (200, seen)
+    assert len(await audited(store)) == records
+    assert (await api.call("PATCH", path, {"description": "x"}, headers={"If-Match": seen})).status == 200
+
+
+async def test_a_tag_tells_nothing_of_how_much_others_change(api: ApiClient) -> None:
+    first, second = [await api.call("POST", SUBSCRIPTIONS, WANTED) for _ in range(2)]
+    for answer in (first, second):
+        assert re.fullmatch(r'"[0-9a-f]{32}"', answer.headers["ETag"])
+    assert first.headers["ETag"] != second.headers["ETag"]
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,7 @@ async def test_a_switch_is_seen_by_the_claim_that_comes_after(
     async with store.transaction() as connection:
         row = await subscriptions.lock_for_change(connection, ordered)
         assert isinstance(row, subscriptions.SubscriptionRow)
-        await connection.execute(
-            "UPDATE subscriptions SET ordered = false, version = $2 WHERE id = $1", ordered, row.version
-        )
+        await subscriptions.save(connection, replace(row, ordered=False))
     assert sorted(await claimed(claims, ordered)) == sorted(deliveries[1:])
 
 
