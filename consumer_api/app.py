@@ -17,6 +17,7 @@ from consumer_api import (
     replays,
     secrets,
     states,
+    stats,
     subscriptions,
     trials,
 )
@@ -69,6 +70,7 @@ def all_routes() -> list[Route]:
         secrets,
         trials,
         states,
+        stats,
         events,
         deliveries,
         attempts,

@@ -42,6 +42,7 @@ from schemas.certificates import describe_certificates
 from schemas.deliveries import DeadLetterKind, Failure, Status, Timings
 from schemas.destination_auth import Auth, Tls, shown_auth
 from schemas.formats import Format
+from schemas.health import judge_health
 from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, key_time, public_id
 from schemas.subscription_headers import REDACTED, Header
 from schemas.subscriptions import State
@@ -83,6 +84,7 @@ def subscription_view(row: SubscriptionRow, opened: Opened | None) -> Subscripti
         "mode": cast(Literal["open", "held"], row.mode),
         "breaker": {"state": "closed" if row.breaker_until is None else "open", "rests_until": row.breaker_until},
         "streak": {"failures": row.failures, "failing_since": row.failing_since},
+        "health": judge_health(state=row.state, breaker_open=row.breaker_until is not None, failures=row.failures),
         "headers": None if opened is None else {name: _header(one) for name, one in opened.headers.items()},
         "secrets": None if opened is None else [_secret_view(one) for one in opened.secrets],
         "auth": None if opened is None or opened.auth is None else cast(AuthView, shown_auth(opened.auth)),

@@ -38,6 +38,7 @@ from schemas.fields import (
     type_fault,
 )
 from schemas.formats import Version
+from schemas.health import Health
 from schemas.ids import DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id
 from schemas.inputs import Input, rule
 from schemas.subscriptions import Rate, State
@@ -49,6 +50,8 @@ DEFAULT_GRACE_S: Final = 86_400
 MAX_WAIT_S: Final = 20
 DEFAULT_WAIT_S: Final = 5
 MAX_SEARCHED_DAYS: Final = 31
+MAX_STATS_DAYS: Final = 7
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)  # RFC 3339
 
@@ -124,6 +127,7 @@ class ExportQuery(PageQuery):
 class SubscriptionsQuery(ExportQuery):
     tenant: Tenant | None = None
     state: State | None = None
+    health: Health | None = None
 
 
 class TrialQuery(Input):
@@ -270,6 +274,23 @@ class ReplayCreate(_Created):
             statuses=self.status,
             created=self.created(),
         )
+
+
+class StatsQuery(Input):
+    """A range of time: from `since`, inclusive, to `until`, exclusive; by default a day, up to now."""
+
+    since: Moment | None = None
+    until: Moment | None = None
+
+    def within(self, now: datetime) -> tuple[datetime, datetime]:
+        """The range. Raises InvalidInput for one that is empty or longer than may be counted."""
+        until = now if self.until is None else min(self.until, now)
+        since = max(until - timedelta(days=1), _EPOCH) if self.since is None else self.since
+        if since >= until:
+            raise InvalidInput.of("since", "must be before until, and not in the future")
+        if until - since > timedelta(days=MAX_STATS_DAYS):
+            raise InvalidInput.of("since", f"must be at most {MAX_STATS_DAYS} days before until")
+        return since, until
 
 
 class Recovery(Input):

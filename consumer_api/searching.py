@@ -15,7 +15,9 @@ SEARCH_TIMEOUT_MS: Final = 3000
 
 
 @asynccontextmanager
-async def searching(request: web.Request) -> AsyncIterator[asyncpg.Connection]:
+async def searching(
+    request: web.Request, *, narrow_by: str = "created_after and created_before, or by subscription_id"
+) -> AsyncIterator[asyncpg.Connection]:
     """A connection whose statements are ended after a while; who asked is told to narrow the search."""
     try:
         async with request.app[STORE].transaction() as conn:
@@ -24,8 +26,5 @@ async def searching(request: web.Request) -> AsyncIterator[asyncpg.Connection]:
     except StoreUnavailable as error:
         if not isinstance(error.__cause__, asyncpg.QueryCanceledError):
             raise
-        message = (
-            f"what was asked for was not found within {SEARCH_TIMEOUT_MS} ms: narrow it by created_after and "
-            "created_before, or by subscription_id"
-        )
+        message = f"what was asked for was not found within {SEARCH_TIMEOUT_MS} ms: narrow it by {narrow_by}"
         raise ApiError(Fault(422, ErrorCode.QUERY_TOO_BROAD, message)) from None

@@ -140,7 +140,7 @@ async def create(request: web.Request) -> web.Response:
 async def list_subscriptions(request: web.Request) -> web.StreamResponse:
     """Subscriptions, the newest first."""
     query = read_query(request, SubscriptionsQuery)
-    read = partial(subscriptions.list_page, tenant=query.tenant, state=query.state)
+    read = partial(subscriptions.list_page, tenant=query.tenant, state=query.state, health=query.health)
     return await list_answer(request, query, read, partial(shown, request), SubscriptionView, name="subscriptions")
 
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict, TypeVar  # pydantic reads no other Type
 from consumer_api.errors import ErrorCode
 from schemas.deliveries import DeadLetterKind, Failure, Status
 from schemas.formats import Format, Scheme, Version
+from schemas.health import Health
 from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, id_pattern, public_id
 from schemas.signatures import Algorithm
 from schemas.subscriptions import State
@@ -199,6 +200,7 @@ class SubscriptionView(TypedDict):
     mode: Literal["open", "held"]
     breaker: BreakerView
     streak: StreakView
+    health: Annotated[Health, Field(description="by breaker and streak")]
     headers: dict[str, Literal["[redacted]"] | PlainHeaderView] | None
     secrets: list[SecretView] | None
     auth: AuthView | None

@@ -8,16 +8,18 @@ changed configuration, and dispatchers refresh what they know by reading the row
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, assert_never
 from uuid import UUID
 
 import asyncpg
+from sqlalchemy import ColumnElement, or_
 
 from infra.store import deliveries, locks, operational, tables
 from infra.store.outcomes import Missing, Refused
 from infra.store.query import Page, column_list, equal, fetch_page
 from schemas.deliveries import Status
 from schemas.fields import is_operational
+from schemas.health import FAILING_STREAK, Health
 from schemas.ids import SUBSCRIPTION, delivery_key, event_key, public_id
 from schemas.operational import OPERATIONAL_SOURCE, OperationalType
 from schemas.subscriptions import State
@@ -210,11 +212,19 @@ async def get(conn: asyncpg.Connection, subscription_id: UUID) -> SubscriptionRo
 
 
 async def list_page(
-    conn: asyncpg.Connection, *, tenant: str | None, state: str | None, after: UUID | None, limit: int
+    conn: asyncpg.Connection,
+    *,
+    tenant: str | None,
+    state: str | None,
+    health: Health | None = None,
+    after: UUID | None,
+    limit: int,
 ) -> Page[SubscriptionRow]:
     """Subscriptions that are not deleted, newest first."""
     table = tables.subscriptions
     conditions = [table.c.deleted_at.is_(None), *equal((table.c.tenant, tenant), (table.c.state, state))]
+    if health is not None:
+        conditions += _of_health(health)
     return await fetch_page(conn, table, SubscriptionRow, conditions, after=after, limit=limit)
 
 
@@ -346,6 +356,24 @@ async def send_test(
     delivery = await deliveries.get(conn, delivery_id)
     assert isinstance(delivery, deliveries.DeliveryRow)
     return delivery
+
+
+def _of_health(health: Health) -> list[ColumnElement[bool]]:
+    """What `judge_health` says of the row alone, as conditions."""
+    c = tables.subscriptions.c
+    disabled = c.state == State.DISABLED
+    failing = or_(c.breaker_until.is_not(None), c.failures >= FAILING_STREAK)
+    match health:
+        case Health.DISABLED:
+            return [disabled]
+        case Health.FAILING:
+            return [~disabled, failing]
+        case Health.DEGRADED:
+            return [~disabled, ~failing, c.failures > 0]
+        case Health.HEALTHY:
+            return [~disabled, ~failing, c.failures == 0]
+        case _:
+            assert_never(health)
 
 
 async def _select(conn: asyncpg.Connection, subscription_id: UUID, locking: str) -> SubscriptionRow | Missing:

@@ -41,6 +41,7 @@ ROUTES = [
     ("POST", "/v1/subscriptions/preview"),
     ("POST", "/v1/subscriptions/x/recover"),
     ("POST", "/v1/subscriptions/x/rotate-secret"),
+    ("GET", "/v1/subscriptions/x/stats"),
     ("POST", "/v1/subscriptions/x/expire-secrets"),
     ("GET", "/v1/subscriptions/x/secrets"),
     ("POST", "/v1/subscriptions/x/test"),
