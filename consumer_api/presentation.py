@@ -43,7 +43,7 @@ from schemas.deliveries import DeadLetterKind, Failure, Status, Timings
 from schemas.destination_auth import Auth, Tls, shown_auth
 from schemas.formats import Format
 from schemas.health import judge_health
-from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, key_time, public_id
+from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SECRET, SUBSCRIPTION, key_time, public_id
 from schemas.subscription_headers import REDACTED, Header
 from schemas.subscriptions import State
 
@@ -58,6 +58,7 @@ class ShownSecret:
     expires_at: datetime | None
     public_key: str | None = None
     text: str | None = field(default=None, repr=False)
+    id: UUID | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,11 @@ def _header(header: Header) -> Literal["[redacted]"] | PlainHeaderView:
 
 
 def _secret_view(secret: ShownSecret) -> SecretView:
-    shown: SecretView = {"version": secret.version, "expires_at": secret.expires_at}
+    shown: SecretView = {
+        "id": _public(SECRET, secret.id),
+        "version": secret.version,
+        "expires_at": secret.expires_at,
+    }
     if secret.public_key is not None:
         shown["public_key"] = secret.public_key
     if secret.text is not None:

@@ -39,7 +39,7 @@ from schemas.fields import (
 )
 from schemas.formats import Version
 from schemas.health import Health
-from schemas.ids import DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id
+from schemas.ids import DELIVERY, EVENT, REPLAY, SECRET, SUBSCRIPTION, parse_id, public_id
 from schemas.inputs import Input, rule
 from schemas.subscriptions import Rate, State
 
@@ -105,6 +105,7 @@ def _text(fault: Callable[[str], str | None]) -> AfterValidator:
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 SubscriptionKey = Annotated[UUID, _id(SUBSCRIPTION), WithJsonSchema(id_schema(SUBSCRIPTION))]
 EventKey = Annotated[UUID, _id(EVENT), WithJsonSchema(id_schema(EVENT))]
+SecretKey = Annotated[UUID, _id(SECRET), WithJsonSchema(id_schema(SECRET))]
 DeliveryKey = Annotated[UUID, _id(DELIVERY), WithJsonSchema(id_schema(DELIVERY))]
 Tenant = Annotated[str, _text(tenant_fault), Field(json_schema_extra=TENANT_SCHEMA)]
 EventType = Annotated[str, _text(type_fault), Field(json_schema_extra=TYPE_SCHEMA)]
@@ -317,6 +318,14 @@ class Recovery(Input):
         return DeliveryFilter(
             subscription_id=subscription_id, statuses=(Status.DEAD,), died=TimeRange(self.since, until)
         )
+
+
+class SecretExpiry(Input):
+    """Which secret ends now; without one, all that are to end."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"secret_id": public_id(SECRET, UUID(int=0))}]})
+
+    secret_id: SecretKey | None = None
 
 
 class SecretRotation(Input):

@@ -1,9 +1,11 @@
 """A subscription's secrets, headers and credentials: encrypted for the store, and as much of them as may be shown."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import orjson
+from uuid_utils.compat import uuid7
 
 from consumer_api.presentation import Opened, ShownSecret
 from infra.crypto import Vault
@@ -17,7 +19,8 @@ from schemas.subscriptions import Secret, decode_secrets, encode_secrets, signin
 
 
 def seal_secrets(vault: Vault, secrets: Sequence[Secret]) -> bytes:
-    return vault.encrypt(encode_secrets(secrets))
+    """Encrypted JSON. Those that have no id yet get one."""
+    return vault.encrypt(encode_secrets([secret if secret.id else replace(secret, id=uuid7()) for secret in secrets]))
 
 
 def seal_headers(vault: Vault, headers: Mapping[str, HeaderInput]) -> bytes | None:
@@ -59,14 +62,16 @@ def opened(vault: Vault, row: SubscriptionRow, now: datetime, *, new: Sequence[S
 
 def _shown(secret: Secret, is_new: bool) -> ShownSecret:
     return ShownSecret(
+        id=secret.id,
         version=None if secret.kind is Kind.TEXT else secret.kind.value,
         expires_at=secret.expires_at,
-        public_key=_public_key(secret.text) if secret.kind is Kind.V1A else None,
+        public_key=public_half(secret.text) if secret.kind is Kind.V1A else None,
         text=secret.text if is_new else None,
     )
 
 
-def _public_key(secret: str) -> str:
+def public_half(secret: str) -> str:
+    """The public key of a `whsk_…` secret."""
     key = parse_secret(secret)
     assert isinstance(key, Ed25519Key)
     return public_key(key)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import NotRequired
 
 from aiohttp import web
 from typing_extensions import TypedDict
@@ -12,34 +13,40 @@ from consumer_api.changing import locked, record, shown, subscription_key, tagge
 from consumer_api.context import STORE, VAULT
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.outcomes import done
-from consumer_api.queries import SecretRotation
+from consumer_api.queries import SecretExpiry, SecretRotation
 from consumer_api.reading import read_json
 from consumer_api.route import Route
-from consumer_api.sealing import live_secrets, seal_secrets
-from consumer_api.signing import check_number, missing, next_secrets, rotated
-from consumer_api.views import SubscriptionView
+from consumer_api.sealing import live_secrets, public_half, seal_secrets
+from consumer_api.signing import check_number, left_without, missing, next_secrets, rotated
+from consumer_api.views import SecretId, SubscriptionView
 from infra.crypto import Vault
 from infra.store import subscriptions
 from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import SecretUnreadable
 from schemas.formats import Kind, read_signature
-from schemas.ids import SUBSCRIPTION, public_id
+from schemas.ids import SECRET, SUBSCRIPTION, public_id
 from schemas.scopes import Scope
 from schemas.subscriptions import Secret, signing
 
 
-class ShownSecret(TypedDict):
-    """A secret that signs, in the clear; `version` is null where it signs in none of Standard Webhooks."""
+class ToldSecret(TypedDict):
+    """A secret in the clear; `version` is null where it signs in none of Standard Webhooks.
 
+    One that does not sign now (`signs`) is kept for the signature that it fits.
+    """
+
+    id: SecretId | None
     version: str | None
+    signs: bool
     secret: str
+    public_key: NotRequired[str]
     expires_at: datetime | None
 
 
-class ShownSecrets(TypedDict):
-    """Newest first."""
+class ToldSecrets(TypedDict):
+    """Those that have not expired, newest first."""
 
-    data: list[ShownSecret]
+    data: list[ToldSecret]
 
 
 def routes() -> list[Route]:
@@ -50,7 +57,7 @@ def routes() -> list[Route]:
             path=f"{one}/secrets",
             handler=show,
             scope=Scope.SECRETS_READ,
-            answers={200: ShownSecrets},
+            answers={200: ToldSecrets},
             errors=(ErrorCode.CONFLICT,),
         ),
         Route(
@@ -68,6 +75,8 @@ def routes() -> list[Route]:
             path=f"{one}/expire-secrets",
             handler=expire,
             scope=Scope.SUBSCRIPTIONS_WRITE,
+            body=SecretExpiry,
+            body_optional=True,
             answers={200: SubscriptionView},
             errors=changed,
         ),
@@ -75,14 +84,16 @@ def routes() -> list[Route]:
 
 
 async def show(request: web.Request) -> web.Response:
-    """The secrets that sign now, in the clear. Who looked is recorded."""
+    """The secrets in the clear, those that are kept and do not sign now among them. Who looked is recorded."""
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.get(conn, subscription_key(request)), "subscription")
-        secrets = signing(_readable(request.app[VAULT], row), read_signature(row.signature))
+        known = _readable(request.app[VAULT], row)
         target = public_id(SUBSCRIPTION, row.id)
         await audit.record(request, conn, "subscription.secrets_shown", target, tenant=row.tenant)
-    data = [ShownSecret(version=_version(one), secret=one.text, expires_at=one.expires_at) for one in secrets]
-    return json_answer(ShownSecrets(data=data), headers={"Cache-Control": "no-store"})
+    signs = signing(known, read_signature(row.signature))
+    return json_answer(
+        ToldSecrets(data=[_told(one, signs=one in signs) for one in known]), headers={"Cache-Control": "no-store"}
+    )
 
 
 async def rotate(request: web.Request) -> web.Response:
@@ -107,14 +118,16 @@ async def rotate(request: web.Request) -> web.Response:
 
 
 async def expire(request: web.Request) -> web.Response:
-    """All secrets but the newest end now, whatever grace they had: one of them has become known, say."""
+    """All secrets but the newest of each kind end now, or the one that is named: it has become known, say.
+
+    A request that is under way ends as it began.
+    """
+    wanted = await read_json(request, SecretExpiry, optional=True)
     vault = request.app[VAULT]
     async with request.app[STORE].transaction() as conn:
         before = row = await locked(request, conn)
         known = _readable(vault, row)
-        kept = [secret for secret in known if secret.expires_at is None]
-        if not signing(kept, read_signature(row.signature)):
-            raise conflict("no other secret would sign; rotate it with a grace_s of 0, which replaces it")
+        kept = left_without(known, read_signature(row.signature), wanted.secret_id)
         if kept != known:
             row = await subscriptions.save(conn, replace(row, secrets=seal_secrets(vault, kept)))
             await record(request, conn, "secrets_expired", before, row)
@@ -128,5 +141,14 @@ def _readable(vault: Vault, row: SubscriptionRow) -> list[Secret]:
         raise conflict("its secrets cannot be decrypted with the configured keys; rotate them") from None
 
 
-def _version(secret: Secret) -> str | None:
-    return None if secret.kind is Kind.TEXT else secret.kind.value
+def _told(secret: Secret, *, signs: bool) -> ToldSecret:
+    told: ToldSecret = {
+        "id": None if secret.id is None else public_id(SECRET, secret.id),
+        "version": None if secret.kind is Kind.TEXT else secret.kind.value,
+        "signs": signs,
+        "secret": secret.text,
+        "expires_at": secret.expires_at,
+    }
+    if secret.kind is Kind.V1A:
+        told["public_key"] = public_half(secret.text)
+    return told

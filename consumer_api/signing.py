@@ -7,12 +7,14 @@ when the signature that it fits comes back; so no change, and no way back, leave
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
+from uuid import UUID
 
 from pydantic import SecretStr
 
-from consumer_api.errors import conflict
+from consumer_api.errors import conflict, not_found
 from schemas.errors import InvalidInput
 from schemas.formats import Kind, Scheme, Signature, StandardSignature, Version, secret_fault
 from schemas.signatures import format_keypair, format_secret
@@ -77,13 +79,32 @@ def rotated(
     unfit = [secret for secret in signing(known, signature) if secret.kind not in signature.kinds]
     texts = {secret.text for secret in new}
     others = [
-        Secret(secret.text, _sooner(secret.expires_at, end), secret.scheme)
+        replace(secret, expires_at=_sooner(secret.expires_at, end))
         if secret.kind in kinds or secret in unfit
         else secret
         for secret in known
         if secret.text not in texts or secret.kind not in kinds
     ]
     return [*new, *(secret for secret in others if secret.live(now))]
+
+
+def left_without(known: Sequence[Secret], signature: Signature, ended: UUID | None) -> list[Secret]:
+    """What is left when the one of that id ends now; without an id, when all that are to end do.
+
+    Raises 404 where there is none, and a conflict where none that signs would be left, or it is the one for good.
+    """
+    if ended is None:
+        kept = [secret for secret in known if secret.expires_at is None]
+    else:
+        named = next((secret for secret in known if secret.id == ended), None)
+        if named is None:
+            raise not_found("secret")
+        if named.expires_at is None and named in signing(known, signature):
+            raise conflict("it is the one that signs; rotate it with a grace_s of 0, which ends it at once")
+        kept = [secret for secret in known if secret is not named]
+    if not signing(kept, signature):
+        raise conflict("no other secret would sign; rotate it with a grace_s of 0, which replaces it")
+    return kept
 
 
 def check_number(known: Sequence[Secret], signature: Signature) -> None:

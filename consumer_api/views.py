@@ -14,7 +14,7 @@ from consumer_api.errors import ErrorCode
 from schemas.deliveries import DeadLetterKind, Failure, Status
 from schemas.formats import Format, Scheme, Version
 from schemas.health import Health
-from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, id_pattern, public_id
+from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SECRET, SUBSCRIPTION, id_pattern, public_id
 from schemas.signatures import Algorithm
 from schemas.subscriptions import State
 
@@ -33,6 +33,7 @@ EventId = Annotated[str, WithJsonSchema(id_schema(EVENT))]
 DeliveryId = Annotated[str, WithJsonSchema(id_schema(DELIVERY))]
 AttemptId = Annotated[str, WithJsonSchema(id_schema(ATTEMPT))]
 DeadLetterId = Annotated[str, WithJsonSchema(id_schema(DEAD_LETTER))]
+SecretId = Annotated[str, WithJsonSchema(id_schema(SECRET))]
 ReplayId = Annotated[str, WithJsonSchema(id_schema(REPLAY))]
 Tenant = Annotated[str, Field(examples=["acme"])]
 EventType = Annotated[str, Field(examples=["order.created"])]
@@ -85,8 +86,12 @@ class StreakView(TypedDict):
 
 
 class SecretView(TypedDict):
-    """A secret that signs. Its text is in `secret` in the one answer that makes it, and never again."""
+    """A secret that signs. Its text is in `secret` in the one answer that makes it.
 
+    `id` names it, to end it; null for one of an earlier release, until its subscription's secrets are written again.
+    """
+
+    id: SecretId | None
     version: str | None
     expires_at: datetime | None
     public_key: NotRequired[str]

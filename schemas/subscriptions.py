@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
+from uuid import UUID
 
 import msgspec
 from pydantic import (
@@ -68,12 +69,13 @@ class Secret:
     """A signing secret; it signs until `expires_at`, or for good.
 
     Of the scheme standard, `whsec_…` or `whsk_…`; of hmac, any text. It is kept while its subscription is signed by
-    another scheme.
+    another scheme. `id` names it without telling it; None where an earlier release stored it.
     """
 
     text: str
     expires_at: datetime | None = None
     scheme: Scheme = Scheme.STANDARD
+    id: UUID | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -91,20 +93,23 @@ class _WireSecret(msgspec.Struct, omit_defaults=True):
     secret: str
     expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None
     scheme: Scheme = Scheme.STANDARD
+    id: UUID | None = None
 
 
 _secrets_decoder = msgspec.json.Decoder(list[_WireSecret])
 
 
 def encode_secrets(secrets: Sequence[Secret]) -> bytes:
-    """The JSON that is encrypted and stored: a list of {"secret", "expires_at"}, with "scheme" where it is hmac."""
-    return msgspec.json.encode([_WireSecret(secret.text, secret.expires_at, secret.scheme) for secret in secrets])
+    """The JSON that is encrypted and stored: of each its secret, expires_at and id, and its scheme where it is hmac."""
+    return msgspec.json.encode(
+        [_WireSecret(secret.text, secret.expires_at, secret.scheme, secret.id) for secret in secrets]
+    )
 
 
 def decode_secrets(data: bytes) -> list[Secret]:
     """What `encode_secrets` wrote. Raises SecretUnreadable, without showing it, when it is anything else."""
     try:
-        return [Secret(wire.secret, wire.expires_at, wire.scheme) for wire in _secrets_decoder.decode(data)]
+        return [Secret(wire.secret, wire.expires_at, wire.scheme, wire.id) for wire in _secrets_decoder.decode(data)]
     except ValueError:  # msgspec.DecodeError and bad UTF-8; no cause, which could show a part of it
         raise SecretUnreadable("the stored secrets are not the list that they should be") from None
 

@@ -85,9 +85,9 @@ def test_a_subscription_shows_which_headers_it_has_and_no_secret_value() -> None
     assert (view["headers"], view["secrets"]) == (
         {"X-A": "[redacted]", "X-B": {"value": "b", "secret": False}},
         [
-            {"version": "v1", "expires_at": None},
-            {"version": "v1a", "expires_at": NOW, "public_key": "whpk_x"},
-            {"version": None, "expires_at": None, "secret": "new"},
+            {"id": None, "version": "v1", "expires_at": None},
+            {"id": None, "version": "v1a", "expires_at": NOW, "public_key": "whpk_x"},
+            {"id": None, "version": None, "expires_at": None, "secret": "new"},
         ],
     )
     assert parse_id(SUBSCRIPTION, view["id"]) == KEY

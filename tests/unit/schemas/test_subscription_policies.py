@@ -1,6 +1,7 @@
 """A subscription's retry policy and secrets, and creating and changing it as a whole."""
 
 from datetime import UTC, timedelta, timezone
+from uuid import UUID
 
 import orjson
 import pytest
@@ -256,7 +257,7 @@ class TestPatch:
         assert patch.changes() == {"state": State.PAUSED, "headers": {}, "description": ""}
         assert read_input(SubscriptionPatch, {}).changes() == {}
 
-    @pytest.mark.parametrize("field", sorted(SubscriptionPatch.model_fields.keys() - {"auth", "rate_limit", "tls"}))
+    @pytest.mark.parametrize("field", sorted(SubscriptionPatch.model_fields.keys() - {"auth", "filter", "rate_limit", "tls"}))
     def test_null_is_not_the_same_as_left_out(self, field: str) -> None:
         with pytest.raises(InvalidInput) as caught:
             read_input(SubscriptionPatch, {field: None})
@@ -290,18 +291,20 @@ class TestSecrets:
                 st.text(st.characters(exclude_categories=["Cs"])),
                 st.none() | st.datetimes(timezones=st.just(UTC)),
                 st.sampled_from(Scheme),
+                st.none() | st.uuids(),
             )
         )
     )
     def test_round_trip(self, secrets: list[Secret]) -> None:
-        assert decode_secrets(encode_secrets(secrets)) == secrets
+        back = decode_secrets(encode_secrets(secrets))
+        assert (back, [secret.id for secret in back]) == (secrets, [secret.id for secret in secrets])
 
     def test_the_stored_form_is_what_the_table_says(self) -> None:
-        stored = encode_secrets([Secret(SECRET), Secret("b", NOW), Secret("c", scheme=Scheme.HMAC)])
+        stored = encode_secrets([Secret(SECRET), Secret("b", NOW), Secret("c", scheme=Scheme.HMAC, id=UUID(int=7))])
         assert orjson.loads(stored) == [
             {"secret": SECRET, "expires_at": None},  # as it was before there were schemes
             {"secret": "b", "expires_at": "2026-01-31T12:00:00Z"},
-            {"secret": "c", "expires_at": None, "scheme": "hmac"},
+            {"secret": "c", "expires_at": None, "scheme": "hmac", "id": str(UUID(int=7))},
         ]
 
     @given(
