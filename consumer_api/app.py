@@ -21,7 +21,18 @@ from consumer_api import (
     subscriptions,
     trials,
 )
-from consumer_api.context import BROKER, BROKER_SYSTEM, EARLY_CHECK, EXPORTS, SETTINGS, STORE, TELEMETRY, TRIALS, VAULT
+from consumer_api.context import (
+    BROKER,
+    BROKER_SYSTEM,
+    EARLY_CHECK,
+    EXPORTS,
+    SETTINGS,
+    STORE,
+    TELEMETRY,
+    TRIALS,
+    VAULT,
+    Trials,
+)
 from consumer_api.documentation import DOCUMENT, Document
 from consumer_api.middleware import authenticate, bounded, identify
 from consumer_api.route import Route, add_routes
@@ -47,7 +58,8 @@ def make_app(
     )
     app[SETTINGS] = settings
     app[STORE] = store
-    app[TRIALS] = asyncio.Semaphore(trials.MOST_WAITING)
+    app[TRIALS] = Trials(asyncio.Semaphore(trials.MOST_WAITING))
+    app.on_shutdown.append(app[TRIALS].stop)
     app[BROKER] = broker
     app[BROKER_SYSTEM] = messaging_system(settings)
     app[VAULT] = vault

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -26,12 +26,23 @@ class Caller:
     scopes: AbstractSet[Scope]
 
 
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Places for those who wait for the attempt at a test event, and what ends every wait."""
+
+    places: asyncio.Semaphore
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def stop(self, _: web.Application) -> None:
+        self.stopping.set()
+
+
 STORE: Final = web.AppKey("store", Store)
 BROKER: Final = web.AppKey[Broker]("broker")
 BROKER_SYSTEM: Final = web.AppKey("broker_system", str)  # its name in traces
 VAULT: Final = web.AppKey("vault", Vault)
 EARLY_CHECK: Final = web.AppKey("early_check", EarlyCheck)
-TRIALS: Final = web.AppKey("trials", asyncio.Semaphore)  # test events that are waited for
+TRIALS: Final = web.AppKey("trials", Trials)
 SETTINGS: Final = web.AppKey("settings", Settings)
 TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 

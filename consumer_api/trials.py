@@ -1,6 +1,7 @@
 """`POST /v1/subscriptions/{id}/test`: a test event, and what became of its first attempt if that is soon."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
@@ -23,6 +24,8 @@ from consumer_api.tracing import callers_traceparent
 from consumer_api.views import TrialView
 from infra.store import deliveries, history, subscriptions
 from infra.store.store import Store
+from schemas.deliveries import ENDED
+from schemas.errors import StoreError
 from schemas.ids import SUBSCRIPTION, public_id
 from schemas.scopes import Scope
 
@@ -48,7 +51,8 @@ def routes() -> list[Route]:
 async def test(request: web.Request) -> web.Response:
     """200 with the delivery of a test event and its first `attempt`, if that is recorded within `wait_s`.
 
-    Else 202, with `attempt` null. It is sent whatever types and filter the subscription has.
+    `attempt` is null where the delivery ended without one, and where there is none in time; that is 202. It is sent
+    whatever types and filter the subscription has.
     """
     subscription_id = subscription_key(request)
     wait_s = read_query(request, TrialQuery).wait_s
@@ -65,26 +69,31 @@ async def test(request: web.Request) -> web.Response:
         view = delivery_view(delivery)
         target = public_id(SUBSCRIPTION, subscription_id)
         await audit.record(request, conn, "subscription.tested", target, tenant=delivery.tenant, after=view)
-    waiting = request.app[TRIALS]
-    if wait_s and not waiting.locked():
-        async with waiting:
-            answer = await _attempted(store, delivery.id, until_s=monotonic() + wait_s)
-        if answer is not None:
-            return json_answer(answer)
+    trials = request.app[TRIALS]
+    if wait_s and not trials.places.locked():
+        with suppress(StoreError):  # the test is stored: an error would have it sent once more
+            async with trials.places:
+                answer = await _attempted(store, delivery.id, until_s=monotonic() + wait_s, stopping=trials.stopping)
+            if answer is not None:
+                return json_answer(answer)
     return json_answer({**view, "attempt": None}, status=202)
 
 
-async def _attempted(store: Store, delivery: UUID, *, until_s: float) -> TrialView | None:
-    """The delivery with its first attempt, None if there is none in time. No connection is kept while it waits."""
+async def _attempted(store: Store, delivery: UUID, *, until_s: float, stopping: asyncio.Event) -> TrialView | None:
+    """The delivery with its first attempt, or as it ended without; None if neither is so in time, or before a stop.
+
+    No connection is kept while it waits.
+    """
     pause_s = _FIRST_PAUSE_S
     while True:
         async with store.connection() as conn:
             attempts = await history.attempts_of(conn, delivery, limit=1)
-            if attempts:
-                row = done(await deliveries.get(conn, delivery), "delivery")
-                return {**delivery_view(row), "attempt": attempt_view(attempts[0])}
+            row = done(await deliveries.get(conn, delivery), "delivery")
+        if attempts or row.status in ENDED:
+            return {**delivery_view(row), "attempt": attempt_view(attempts[0]) if attempts else None}
         left_s = until_s - monotonic()
-        if left_s <= 0:
+        if left_s <= 0 or stopping.is_set():
             return None
-        await asyncio.sleep(min(pause_s, left_s))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), min(pause_s, left_s))
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

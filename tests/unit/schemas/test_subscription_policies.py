@@ -257,7 +257,9 @@ class TestPatch:
         assert patch.changes() == {"state": State.PAUSED, "headers": {}, "description": ""}
         assert read_input(SubscriptionPatch, {}).changes() == {}
 
-    @pytest.mark.parametrize("field", sorted(SubscriptionPatch.model_fields.keys() - {"auth", "filter", "rate_limit", "tls"}))
+    @pytest.mark.parametrize(
+        "field", sorted(SubscriptionPatch.model_fields.keys() - {"auth", "filter", "rate_limit", "tls"})
+    )
     def test_null_is_not_the_same_as_left_out(self, field: str) -> None:
         with pytest.raises(InvalidInput) as caught:
             read_input(SubscriptionPatch, {field: None})
