@@ -34,8 +34,10 @@ from consumer_api.context import (
     Trials,
 )
 from consumer_api.documentation import DOCUMENT, Document
-from consumer_api.middleware import authenticate, bounded, identify
+from consumer_api.middleware import authenticate, bounded, identify, tell
+from consumer_api.rate_limits import RateLimits
 from consumer_api.route import Route, add_routes
+from consumer_api.uses import Uses
 from infra.broker.base import Broker
 from infra.broker.open import messaging_system
 from infra.crypto import Vault
@@ -52,10 +54,13 @@ def make_app(
     *, settings: Settings, store: Store, broker: Broker, vault: Vault, early_check: EarlyCheck, telemetry: Telemetry
 ) -> web.Application:
     added: dict[web.AbstractRoute, Route] = {}
+    uses, limits = Uses(store), RateLimits(store)
     app = web.Application(
-        middlewares=[identify, bounded(settings.api_max_requests), authenticate(added)],
+        middlewares=[identify, bounded(settings.api_max_requests), authenticate(added, uses, limits)],
         client_max_size=settings.max_event_bytes + _ENVELOPE_BYTES,
     )
+    app.on_response_prepare.append(tell)
+    app.cleanup_ctx.extend([uses.written, limits.closed])
     app[SETTINGS] = settings
     app[STORE] = store
     app[TRIALS] = Trials(asyncio.Semaphore(trials.MOST_WAITING))

@@ -37,6 +37,15 @@ class Trials:
         self.stopping.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a key stands with its rate limit: of `limit` requests `remaining` in the `reset_s` seconds to come."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+
 STORE: Final = web.AppKey("store", Store)
 BROKER: Final = web.AppKey[Broker]("broker")
 BROKER_SYSTEM: Final = web.AppKey("broker_system", str)  # its name in traces
@@ -50,3 +59,4 @@ EXPORTS: Final = web.AppKey[set[object]]("exports")  # those under way
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 CALLER: Final = web.RequestKey("caller", Caller)
+STANDING: Final = web.RequestKey("standing", Standing)

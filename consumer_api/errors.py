@@ -43,6 +43,7 @@ class ErrorCode(StrEnum):
     PAYLOAD_TOO_LARGE = "payload_too_large"
     EXPECTATION_FAILED = "expectation_failed"
     QUERY_TOO_BROAD = "query_too_broad"
+    RATE_LIMITED = "rate_limited"
     INTERNAL = "internal"
     BROKER_UNAVAILABLE = "broker_unavailable"
     BROKER_REFUSED = "broker_refused"
@@ -71,6 +72,9 @@ MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
     ErrorCode.PAYLOAD_TOO_LARGE: Meaning(413, "the body, or a part of it, is too large"),
     ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
     ErrorCode.QUERY_TOO_BROAD: Meaning(422, "the search took too long; ask for something narrower"),
+    ErrorCode.RATE_LIMITED: Meaning(
+        429, "the key has made its requests of this minute; Retry-After says when to go on"
+    ),
     ErrorCode.INTERNAL: Meaning(500, "our fault; the log has it under the request id"),
     ErrorCode.BROKER_UNAVAILABLE: Meaning(503, "nothing was stored, or it is not known; publish it again"),
     ErrorCode.BROKER_REFUSED: Meaning(503, "the broker takes no message now; nothing was stored"),
@@ -109,6 +113,10 @@ def conflict(reason: str, details: Sequence[Problem] = ()) -> ApiError:
 def too_large(field: str, max_bytes: int) -> ApiError:
     problem = Problem(field, f"must be at most {max_bytes} bytes")
     return ApiError(Fault(413, ErrorCode.PAYLOAD_TOO_LARGE, f"{problem.field}: {problem.message}", (problem,)))
+
+
+def rate_limited(message: str, *, retry_after_s: int) -> ApiError:
+    return ApiError(Fault(429, ErrorCode.RATE_LIMITED, message, headers={"Retry-After": str(retry_after_s)}))
 
 
 def overloaded(most: int) -> ApiError:

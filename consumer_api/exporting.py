@@ -17,7 +17,7 @@ from aiohttp import web
 
 from consumer_api import views
 from consumer_api.answers import page_answer
-from consumer_api.context import EXPORTS, REQUEST_ID
+from consumer_api.context import EXPORTS
 from consumer_api.errors import ApiError, ErrorCode, too_many_exports
 from consumer_api.export_formats import MEDIA_TYPES, ExportFormat, Writer, writer
 from consumer_api.queries import MAX_PAGE, ExportQuery
@@ -84,7 +84,6 @@ async def _export(
     headers = {
         "Content-Type": f"{MEDIA_TYPES[format]}; charset=utf-8",
         "Content-Disposition": f'attachment; filename="{name}.{format}"',
-        "X-Request-Id": request[REQUEST_ID],
     }
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)

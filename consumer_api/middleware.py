@@ -13,10 +13,13 @@ from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer
 from consumer_api.caller import check_path, check_scope, unauthorized
-from consumer_api.context import CALLER, REQUEST_ID, STORE, Caller
-from consumer_api.errors import ErrorCode, Fault, error_body, fault_of, overloaded
+from consumer_api.context import CALLER, REQUEST_ID, SETTINGS, STANDING, STORE, Caller
+from consumer_api.errors import ErrorCode, Fault, error_body, fault_of, overloaded, rate_limited
+from consumer_api.rate_limits import RateLimits
 from consumer_api.route import Handler, Route
+from consumer_api.uses import Uses
 from infra.store import api_keys
+from infra.store.api_keys import ApiKeyRow
 from schemas.ids import API_KEY, public_id
 
 log = structlog.get_logger(__name__)
@@ -31,13 +34,12 @@ _BEARER: Final = re.compile(r"bearer +([^ ]+)", re.IGNORECASE)
 
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Outermost: the request's id, the caller's or a new one, in the answer; one log line; every error as JSON."""
+    """Outermost: the request's id, the caller's or a new one; one log line; every error as JSON."""
     given = request.headers.get(REQUEST_ID_HEADER, "")
     request_id = given if _REQUEST_ID.fullmatch(given) else uuid7().hex
     request[REQUEST_ID] = request_id
     began = perf_counter()
     response = await _answer(request, handler)
-    response.headers[REQUEST_ID_HEADER] = request_id
     if request.path not in OPEN_PATHS:
         caller = request.get(CALLER)
         log.info(
@@ -50,6 +52,16 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
             key=None if caller is None else public_id(API_KEY, caller.key_id),
         )
     return response
+
+
+async def tell(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers of every answer, before its first byte: of one that is streamed, too."""
+    if (request_id := request.get(REQUEST_ID)) is not None:
+        response.headers[REQUEST_ID_HEADER] = request_id
+    if (standing := request.get(STANDING)) is not None:
+        response.headers["X-RateLimit-Limit"] = str(standing.limit)
+        response.headers["X-RateLimit-Remaining"] = str(standing.remaining)
+        response.headers["X-RateLimit-Reset"] = str(standing.reset_s)
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -87,10 +99,11 @@ def bounded(most: int) -> Middleware:
     return bound
 
 
-def authenticate(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
-    """A key for everything but the probes; one that has the route's scope, and whose tenant's is what the path names.
+def authenticate(routes: Mapping[web.AbstractRoute, Route], uses: Uses, limits: RateLimits) -> Middleware:
+    """A key for everything but the probes; one that has requests left, the route's scope, and whose tenant's is what
+    the path names.
 
-    Asked of the database each time: a revoked key ends at once.
+    The key is asked of the database each time: a revoked one ends at once.
     """
 
     @web.middleware
@@ -103,17 +116,32 @@ def authenticate(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
         key = _given_key(request)
         if key is None:
             raise unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
-        async with request.app[STORE].connection() as conn:
+        store = request.app[STORE]
+        async with store.connection() as conn:
             row = await api_keys.find(conn, key)
-            if row is None:
-                raise unauthorized("the key is unknown, was revoked or has expired")
-            request[CALLER] = Caller(row.id, row.tenant, row.known_scopes)
-            if route is not None and route.scope is not None:
-                check_scope(request, route.scope, admin=route.admin)
-                await check_path(request, conn)
+        if row is None:
+            raise unauthorized("the key is unknown, was revoked or has expired")
+        request[CALLER] = Caller(row.id, row.tenant, row.known_scopes)
+        uses.count(row.id, datetime.now(UTC))
+        await _count(request, limits, row)
+        if route is not None and route.scope is not None:
+            check_scope(request, route.scope, admin=route.admin)
+            if row.tenant is not None and request.match_info:
+                async with store.connection() as conn:
+                    await check_path(request, conn)
         return await handler(request)
 
     return check
+
+
+async def _count(request: web.Request, limits: RateLimits, row: ApiKeyRow) -> None:
+    """Count a request against its key's limit. Raises 429 when there is none left."""
+    limit = row.rate_per_min or request.app[SETTINGS].key_requests_per_min
+    counted, standing = await limits.count(row.id, limit)
+    request[STANDING] = standing
+    if not counted:
+        message = f"the key has made the {limit} requests that it may make in a minute; nothing was done"
+        raise rate_limited(message, retry_after_s=standing.reset_s)
 
 
 def _given_key(request: web.Request) -> str | None:

@@ -29,10 +29,15 @@ _PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 _VERBS: Final = {"POST": "create", "PATCH": "update", "PUT": "replace", "DELETE": "delete"}
 _HEADERS: Final = {
     "X-Request-Id": "The request's id: the caller's own where it is fit for a log, or a new one.",
+    "X-RateLimit-Limit": "Requests that the key may make in a minute.",
+    "X-RateLimit-Remaining": "How many of them are left.",
+    "X-RateLimit-Reset": "Seconds until all of them may be made again.",
     "Retry-After": "Seconds to wait before the next try.",
     "WWW-Authenticate": "How to show a key.",
     "Location": "The path of what was made.",
 }
+_RATE_HEADERS: Final = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_NUMBERS: Final = frozenset({"Retry-After", *_RATE_HEADERS})
 _INFO: Final = """Webhooks for domain events: subscriptions, events, deliveries, dead letters, replays.
 
 Ids are prefixed and opaque. Lists are read part by part: `next_cursor` of one answer is the `cursor` of the next
@@ -68,7 +73,7 @@ def make_document(routes: Sequence[Route], *, version: str) -> dict[str, Any]:
         "schemas": schemas.used_by([document, failures]),
         "responses": dict(sorted(failures.items())),
         "headers": {
-            name: {"description": text, "schema": {"type": "integer" if name == "Retry-After" else "string"}}
+            name: {"description": text, "schema": {"type": "integer" if name in _NUMBERS else "string"}}
             for name, text in _HEADERS.items()
         },
         "securitySchemes": {
@@ -162,6 +167,8 @@ def _answers(route: Route, schemas: Schemas) -> dict[str, Any]:
     answers = {}
     for status, answer in route.answers.items():
         shown: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": _header_refs("X-Request-Id")}
+        if route.scope is not None:
+            shown["headers"] |= _header_refs(*_RATE_HEADERS)
         if status == HTTPStatus.CREATED:
             shown["headers"] |= _header_refs("Location")
         for media, kind in _types(answer).items():

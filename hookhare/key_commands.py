@@ -62,7 +62,7 @@ def create_key(
     from infra.store import api_keys
 
     async def main() -> None:
-        scopes = _scopes(scope)
+        scopes, expires_at = _scopes(scope), _end(expires_in_days)
         if tenant is not None and (fault := tenant_fault(tenant)):
             raise InvalidInput.of("--tenant", fault)
         async with _transaction() as conn:
@@ -71,7 +71,7 @@ def create_key(
                 name,
                 tenant=tenant,
                 scopes=scopes,
-                expires_at=_end(expires_in_days),
+                expires_at=expires_at,
                 rate_per_min=requests_per_min,
             )
         whose = "an admin key" if tenant is None else f"a key of the tenant {tenant}"
@@ -120,8 +120,9 @@ def revoke_key(key_id: KeyId) -> None:
     from infra.store import api_keys
 
     async def main() -> int:
+        wanted = parse_id(API_KEY, key_id, field="KEY_ID")
         async with _transaction() as conn:
-            row = await api_keys.revoke(conn, parse_id(API_KEY, key_id, field="KEY_ID"))
+            row = await api_keys.revoke(conn, wanted)
         _say("hookhare: there is no such key, or it was revoked already" if row is None else f"revoked {row.name!r}")
         return 1 if row is None else 0
 

@@ -24,15 +24,18 @@ class SingleFlight(Generic[Key, Value]):
     async def get(self, key: Key, make: Callable[[], Coroutine[Any, Any, Value]]) -> tuple[Value, bool]:
         """What `make` returns or raises, and whether it was begun for this call."""
         task = self._under_way.get(key)
-        is_first = task is None
-        if task is None:
+        # One that has ended may stand here until the loop comes to `_ended`. Who asks by then would get it without a
+        # wait: for ever, if it asks in a loop.
+        is_first = task is None or task.done()
+        if task is None or is_first:
             task = asyncio.create_task(make())
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
         return await asyncio.shield(task), is_first
 
     def _ended(self, key: Key, task: asyncio.Task[Value]) -> None:
-        del self._under_way[key]
+        if self._under_way.get(key) is task:
+            del self._under_way[key]
         if not task.cancelled():
             task.exception()  # seen, also when nobody waits any more
 

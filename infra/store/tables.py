@@ -62,12 +62,12 @@ api_keys = Table(
     Index("api_keys_by_tenant", "tenant", "id"),
 )
 
-# How much of the current minute's requests the API's processes have taken for each key (infra/store/allowances.py).
-api_key_minutes = Table(
-    "api_key_minutes",
+# What the API's processes have taken of each key's requests in the current window (infra/store/allowances.py).
+api_key_windows = Table(
+    "api_key_windows",
     metadata,
     Column("key_id", UUID, primary_key=True),
-    Column("minute", BigInteger, nullable=False),  # since 1970
+    Column("number", BigInteger, nullable=False),  # of the window, since 1970
     Column("taken", Integer, nullable=False),
     Column("granted", Integer, nullable=False),  # to who asked last
     prefixes=["UNLOGGED"],

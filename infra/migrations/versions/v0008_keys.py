@@ -18,11 +18,11 @@ STATEMENTS: tuple[str, ...] = (
         ADD CONSTRAINT rate CHECK (rate_per_min > 0)
     """,
     "CREATE INDEX api_keys_by_tenant ON api_keys (tenant, id)",
-    # Unlogged: a crash of the database empties it, and a minute's limit begins anew.
+    # Unlogged: a crash of the database empties it, and every limit begins anew.
     """
-    CREATE UNLOGGED TABLE api_key_minutes (
+    CREATE UNLOGGED TABLE api_key_windows (
         key_id uuid PRIMARY KEY,
-        minute bigint NOT NULL,
+        number bigint NOT NULL,
         taken integer NOT NULL,
         granted integer NOT NULL
     )

@@ -18,6 +18,9 @@ COMMANDS = [
     ["dispatcher"],
     ["migrate"],
     ["keys", "create"],
+    ["keys", "list"],
+    ["keys", "rotate"],
+    ["keys", "revoke"],
     ["keys", "new-encryption-key"],
     ["keys", "rotate-encryption"],
     ["openapi"],
@@ -67,6 +70,12 @@ def test_the_overview_names_every_command() -> None:
         (["dispatcher"], {}, "hookhare: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
         (["migrate"], {}, NO_DATABASE),
         (["keys", "create"], {}, NO_DATABASE),
+        (["keys", "create", "--scope", "events:fly"], {}, "--scope: 'events:fly': there are events:read, "),
+        (["keys", "create", "--tenant", "a b"], {}, "--tenant: must be 1 to 64 letters"),
+        (["keys", "create", "--expires-in-days", "0"], {}, "--expires-in-days: must be more than 0"),
+        (["keys", "list"], {}, NO_DATABASE),
+        (["keys", "rotate", "sub_x"], {}, "KEY_ID: must be an id of the form key_"),
+        (["keys", "revoke", "sub_x"], {}, "KEY_ID: must be an id of the form key_"),
         (["keys", "rotate-encryption"], {}, "hookhare: HOOKHARE_ENCRYPTION_KEYS: no key is set"),
         (["keys", "rotate-encryption"], {"ENCRYPTION_KEYS": new_key()}, NO_DATABASE),
         (["topology", "--declare"], {}, "hookhare: HOOKHARE_BROKER_URL"),
@@ -102,7 +111,7 @@ def test_what_is_set_wrongly_is_said_in_a_line(
 
 @pytest.mark.parametrize(
     "command",
-    [["api"], ["dispatcher"], ["migrate"], ["keys", "create"], ["keys", "rotate-encryption"], ["topology"]],
+    [["api"], ["dispatcher"], ["migrate"], *COMMANDS[5:9], ["keys", "rotate-encryption"], ["topology"]],
     ids=" ".join,
 )
 def test_help_names_the_variable_that_a_command_needs(command: list[str]) -> None:

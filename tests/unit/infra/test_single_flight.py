@@ -69,3 +69,20 @@ async def test_closing_ends_what_is_under_way() -> None:
     await flights.close()
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+async def test_who_asks_between_the_end_and_its_noticing_gets_a_new_one() -> None:
+    """It was a loop without a wait for who asks until there is enough of what is made."""
+    flights: SingleFlight[str, int] = SingleFlight()
+    asking: list[asyncio.Task[tuple[int, bool]]] = []
+
+    async def second() -> int:
+        return 2
+
+    async def first() -> int:
+        asking.append(asyncio.create_task(flights.get("a", second)))  # runs before any callback of this one's end
+        return 1
+
+    assert await flights.get("a", first) == (1, True)
+    assert await asking[0] == (2, True)
+    assert await flights.get("a", second) == (2, True)
