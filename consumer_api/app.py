@@ -37,6 +37,7 @@ from consumer_api.documentation import DOCUMENT, Document
 from consumer_api.middleware import authenticate, bounded, identify, tell
 from consumer_api.rate_limits import RateLimits
 from consumer_api.route import Route, add_routes
+from consumer_api.throttle import Throttle
 from consumer_api.uses import Uses
 from infra.broker.base import Broker
 from infra.broker.open import messaging_system
@@ -54,9 +55,9 @@ def make_app(
     *, settings: Settings, store: Store, broker: Broker, vault: Vault, early_check: EarlyCheck, telemetry: Telemetry
 ) -> web.Application:
     added: dict[web.AbstractRoute, Route] = {}
-    uses, limits = Uses(store), RateLimits(store)
+    uses, limits, throttle = Uses(store), RateLimits(store), Throttle(settings.auth_failures_per_min)
     app = web.Application(
-        middlewares=[identify, bounded(settings.api_max_requests), authenticate(added, uses, limits)],
+        middlewares=[identify, bounded(settings.api_max_requests), authenticate(added, uses, limits, throttle)],
         client_max_size=settings.max_event_bytes + _ENVELOPE_BYTES,
     )
     app.on_response_prepare.append(tell)

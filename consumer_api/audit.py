@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 from aiohttp import web
 
-from consumer_api.context import CALLER, REQUEST_ID
+from consumer_api.context import ADDRESS, CALLER, REQUEST_ID
 from infra.store import audit
 
 
@@ -31,7 +31,7 @@ async def record(
             key_id=request[CALLER].key_id,
             action=action,
             target=target,
-            address=request.remote,
+            address=request[ADDRESS],
             request_id=request[REQUEST_ID],
             before=before,
             after=after,

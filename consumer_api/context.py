@@ -58,5 +58,6 @@ TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 EXPORTS: Final = web.AppKey[set[object]]("exports")  # those under way
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+ADDRESS: Final = web.RequestKey("address", str)  # that the request comes from, as consumer_api/addresses.py has it
 CALLER: Final = web.RequestKey("caller", Caller)
 STANDING: Final = web.RequestKey("standing", Standing)

@@ -73,7 +73,7 @@ MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
     ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
     ErrorCode.QUERY_TOO_BROAD: Meaning(422, "the search took too long; ask for something narrower"),
     ErrorCode.RATE_LIMITED: Meaning(
-        429, "the key has made its requests of this minute; Retry-After says when to go on"
+        429, "the key has made its requests of this minute, or its address sent too many wrong ones; wait Retry-After"
     ),
     ErrorCode.INTERNAL: Meaning(500, "our fault; the log has it under the request id"),
     ErrorCode.BROKER_UNAVAILABLE: Meaning(503, "nothing was stored, or it is not known; publish it again"),

@@ -11,12 +11,14 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from uuid_utils.compat import uuid7
 
+from consumer_api.addresses import caller_address
 from consumer_api.answers import json_answer
 from consumer_api.caller import check_path, check_scope, unauthorized
-from consumer_api.context import CALLER, REQUEST_ID, SETTINGS, STANDING, STORE, Caller
-from consumer_api.errors import ErrorCode, Fault, error_body, fault_of, overloaded, rate_limited
+from consumer_api.context import ADDRESS, CALLER, REQUEST_ID, SETTINGS, STANDING, STORE, Caller
+from consumer_api.errors import ApiError, ErrorCode, Fault, error_body, fault_of, overloaded, rate_limited
 from consumer_api.rate_limits import RateLimits
 from consumer_api.route import Handler, Route
+from consumer_api.throttle import Throttle
 from consumer_api.uses import Uses
 from infra.store import api_keys
 from infra.store.api_keys import ApiKeyRow
@@ -34,10 +36,12 @@ _BEARER: Final = re.compile(r"bearer +([^ ]+)", re.IGNORECASE)
 
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Outermost: the request's id, the caller's or a new one; one log line; every error as JSON."""
+    """Outermost: the request's id, the caller's or a new one, and where it comes from; one log line; errors as JSON."""
     given = request.headers.get(REQUEST_ID_HEADER, "")
     request_id = given if _REQUEST_ID.fullmatch(given) else uuid7().hex
     request[REQUEST_ID] = request_id
+    forwarded = request.headers.getall("X-Forwarded-For", ())
+    request[ADDRESS] = caller_address(request.remote, forwarded, request.app[SETTINGS].trusted_proxies)
     began = perf_counter()
     response = await _answer(request, handler)
     if request.path not in OPEN_PATHS:
@@ -49,6 +53,7 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
             status=response.status,
             duration_ms=round((perf_counter() - began) * 1000, 1),
             request_id=request_id,
+            address=request[ADDRESS],
             key=None if caller is None else public_id(API_KEY, caller.key_id),
         )
     return response
@@ -99,7 +104,9 @@ def bounded(most: int) -> Middleware:
     return bound
 
 
-def authenticate(routes: Mapping[web.AbstractRoute, Route], uses: Uses, limits: RateLimits) -> Middleware:
+def authenticate(
+    routes: Mapping[web.AbstractRoute, Route], uses: Uses, limits: RateLimits, throttle: Throttle
+) -> Middleware:
     """A key for everything but the probes; one that has requests left, the route's scope, and whose tenant's is what
     the path names.
 
@@ -113,21 +120,14 @@ def authenticate(routes: Mapping[web.AbstractRoute, Route], uses: Uses, limits: 
             return await handler(request)  # which is a 404 or a 405
         if route is not None and route.scope is None:
             return await handler(request)
-        key = _given_key(request)
-        if key is None:
-            raise unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
-        store = request.app[STORE]
-        async with store.connection() as conn:
-            row = await api_keys.find(conn, key)
-        if row is None:
-            raise unauthorized("the key is unknown, was revoked or has expired")
+        row = await _key_of(request, throttle)
         request[CALLER] = Caller(row.id, row.tenant, row.known_scopes)
         uses.count(row.id, datetime.now(UTC))
         await _count(request, limits, row)
         if route is not None and route.scope is not None:
             check_scope(request, route.scope, admin=route.admin)
             if row.tenant is not None and request.match_info:
-                async with store.connection() as conn:
+                async with request.app[STORE].connection() as conn:
                     await check_path(request, conn)
         return await handler(request)
 
@@ -144,12 +144,34 @@ async def _count(request: web.Request, limits: RateLimits, row: ApiKeyRow) -> No
         raise rate_limited(message, retry_after_s=standing.reset_s)
 
 
+async def _key_of(request: web.Request, throttle: Throttle) -> ApiKeyRow:
+    """The key that a request came with. Raises 401 for none, and 429 when its address sent too many that are none."""
+    key, address = _given_key(request), request[ADDRESS]
+    if key is None:
+        raise unauthorized(f"send a key as `Authorization: Bearer {api_keys.PREFIX}…`, or in {KEY_HEADER}")
+    if (wait_s := throttle.wait_s(address, key)) is not None:
+        raise rate_limited("too many wrong keys came from this address; nothing was done", retry_after_s=wait_s)
+    async with request.app[STORE].connection() as conn:
+        row = await api_keys.find(conn, key)
+    if row is None:
+        throttle.failed(address, key)
+        raise unauthorized("the key is unknown, was revoked or has expired")
+    throttle.passed(key)
+    return row
+
+
 def _given_key(request: web.Request) -> str | None:
-    authorization = request.headers.get("Authorization")
-    if authorization is None:
-        return request.headers.get(KEY_HEADER)
-    bearer = _BEARER.fullmatch(authorization)
-    return bearer[1] if bearer else None
+    """The key in either header. Raises 400 for two that differ: which one is meant cannot be known.
+
+    An Authorization of another kind is not for us: a proxy in front of the API may have one of its own.
+    """
+    bearers = [_BEARER.fullmatch(value) for value in request.headers.getall("Authorization", ())]
+    given = {bearer[1] for bearer in bearers if bearer} | set(request.headers.getall(KEY_HEADER, ()))
+    given.discard("")  # of a header that a client has and does not fill
+    if len(given) > 1:
+        message = f"more than one key was sent: send one, as `Authorization: Bearer …` or in {KEY_HEADER}"
+        raise ApiError(Fault(400, ErrorCode.INVALID_REQUEST, message))
+    return given.pop() if given else None
 
 
 def _route(request: web.Request) -> str:

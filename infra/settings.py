@@ -166,6 +166,16 @@ class Settings(BaseSettings):
         le=MAX_REQUESTS_PER_MIN,
         description="requests that an API key may make a minute, unless it says otherwise",
     )
+    auth_failures_per_min: Count = Field(
+        60,
+        le=100_000,
+        description="wrong API keys that one address may send a minute to one process before it has to wait",
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (),
+        description="networks of the proxies in front of the API whose X-Forwarded-For is believed, comma-separated "
+        "CIDRs; without them a caller's address is that of its connection",
+    )
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0 takes a free one")
     dispatcher_host: str = Field("127.0.0.1", description="address of the dispatcher's health and metrics")
     dispatcher_port: int = Field(
@@ -189,7 +199,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("domain", "must be a domain name, as hooks.example.com")
         return value
 
-    @field_validator("egress_allow", mode="before")
+    @field_validator("egress_allow", "trusted_proxies", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
         if not isinstance(value, str):
