@@ -14,7 +14,7 @@ from consumer_api.context import BROKER, CALLER, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
-from consumer_api.presentation import event_view
+from consumer_api.presentation import accepted_view, event_view
 from consumer_api.publishing import EventCreate, requested_event
 from consumer_api.queries import EventsQuery
 from consumer_api.reading import path_id, read_body, read_query, tenant_for
@@ -132,14 +132,4 @@ async def _known(request: web.Request, event: Event) -> web.Response | None:
 
 
 def _accepted(event: Event, key: UUID, *, duplicate: bool) -> web.Response:
-    body: AcceptedEventView = {
-        "id": public_id(EVENT, key),
-        "external_id": event.external_id,
-        "tenant": event.tenant,
-        "source": event.source,
-        "type": event.type,
-        "subject": event.subject,
-        "time": event.time,
-        "duplicate": duplicate,
-    }
-    return json_answer(body, status=202)
+    return json_answer(accepted_view(event, key, duplicate=duplicate), status=202)

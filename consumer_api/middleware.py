@@ -129,6 +129,8 @@ def authenticate(
             if row.tenant is not None and request.match_info:
                 async with request.app[STORE].connection() as conn:
                     await check_path(request, conn)
+        if route is not None and route.largest_body is not None:
+            request = request.clone(client_max_size=route.largest_body(request.app[SETTINGS]))
         return await handler(request)
 
     return check

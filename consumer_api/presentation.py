@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 
 from consumer_api.views import (
+    AcceptedEventView,
     AttemptView,
     AuthView,
     CertificateView,
@@ -41,6 +42,7 @@ from infra.store.subscriptions import SubscriptionRow
 from schemas.certificates import describe_certificates
 from schemas.deliveries import DeadLetterKind, Failure, Status, Timings
 from schemas.destination_auth import Auth, Tls, shown_auth
+from schemas.events import Event
 from schemas.formats import Format
 from schemas.health import judge_health
 from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SECRET, SUBSCRIPTION, key_time, public_id
@@ -283,3 +285,16 @@ def _text(body: bytes) -> str | None:
         return body.decode()
     except UnicodeDecodeError:
         return None
+
+
+def accepted_view(event: Event, key: UUID, *, duplicate: bool) -> AcceptedEventView:
+    return {
+        "id": public_id(EVENT, key),
+        "external_id": event.external_id,
+        "tenant": event.tenant,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "time": event.time,
+        "duplicate": duplicate,
+    }

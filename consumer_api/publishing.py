@@ -15,7 +15,9 @@ from schemas.event_headers import read_event_headers
 from schemas.events import DEFAULT_TENANT, UNKNOWN_SOURCE, Event, build_event
 from schemas.fields import ID_SCHEMA, SOURCE_SCHEMA, SUBJECT_SCHEMA, TENANT_SCHEMA, TYPE_SCHEMA, parse_time
 from schemas.inputs import Input
-from schemas.raw_json import members
+from schemas.raw_json import elements, members
+
+MAX_BATCH_EVENTS: Final = 1000
 
 _TEXTS: Final = ("type", "tenant", "id", "source", "subject", "time")
 _KNOWN: Final = (*_TEXTS, "headers", "data")
@@ -44,6 +46,25 @@ class EventCreate(Input):
     subject: Annotated[str, Field(json_schema_extra=SUBJECT_SCHEMA)] | None = None
     time: datetime | None = None
     headers: dict[str, str] | None = None
+
+
+class EventBatchCreate(Input):
+    """Events to be published, each with its own result. For the document only, as `EventCreate`."""
+
+    events: Annotated[list[EventCreate], Field(min_length=1, max_length=MAX_BATCH_EVENTS)]
+
+
+def requested_batch(body: bytes) -> list[bytes]:
+    """The bodies of the events that a body, well-formed JSON, asks for. Raises InvalidInput."""
+    given = members(body)
+    if given is None or "events" not in given:
+        raise InvalidInput.of("events", "is required: a JSON object with a list of events")
+    if unknown := [name for name in given if name != "events"]:
+        raise InvalidInput.of(_printable(unknown[0]), "is not a known field; known is events")
+    listed = elements(given["events"])
+    if listed is None or not 1 <= len(listed) <= MAX_BATCH_EVENTS:
+        raise InvalidInput.of("events", f"must be a list of 1 to {MAX_BATCH_EVENTS} events")
+    return listed
 
 
 def requested_event(body: bytes, *, now: datetime, fresh_id: str, default_tenant: str = DEFAULT_TENANT) -> Event:

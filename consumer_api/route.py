@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from consumer_api.errors import ErrorCode
+from infra.settings import Settings
 from schemas.scopes import Scope
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -31,6 +32,7 @@ class Route:
     `scope` is what a key must have; None is for probes, which nobody needs a key for. `admin` is true where only a key
     of no tenant may call it. `answers` has for each status of success the type of its body (a TypedDict of
     typing_extensions, a `Media`, or None for no body), `errors` the codes beyond those of every route like it.
+    `largest_body` is how many bytes its body may have, where that is not what it is for most routes.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Route:
     body_optional: bool = False
     answers: Mapping[int, Any] = field(default_factory=dict)
     errors: tuple[ErrorCode, ...] = ()
+    largest_body: Callable[[Settings], int] | None = None
 
 
 def add_routes(app: web.Application, routes: list[Route]) -> dict[web.AbstractRoute, Route]:

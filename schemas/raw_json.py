@@ -11,13 +11,14 @@ MAX_DEPTH: Final = 128
 
 _value = msgspec.json.Decoder(msgspec.Raw)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _SQUARED: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-def json_fault(text: bytes) -> str | None:
+def json_fault(text: bytes, *, max_depth: int = MAX_DEPTH) -> str | None:
     """None if `text` is one JSON value (RFC 8259) in UTF-8, without lone surrogates and not nested too deep.
 
     Otherwise what would be right. A byte order mark, NaN and Infinity are no JSON; numbers may be of any size.
@@ -30,8 +31,8 @@ def json_fault(text: bytes) -> str | None:
     except msgspec.DecodeError as error:
         return f"must be JSON: {error}"[:200]
     except RecursionError:
-        return _TOO_DEEP
-    return _TOO_DEEP if _deeper_than_allowed(text) else None
+        return _too_deep(max_depth)
+    return _too_deep(max_depth) if _deeper_than(max_depth, text) else None
 
 
 def members(text: bytes) -> dict[str, bytes] | None:
@@ -45,14 +46,26 @@ def members(text: bytes) -> dict[str, bytes] | None:
         return None
 
 
-_TOO_DEEP: Final = f"must be JSON that is nested at most {MAX_DEPTH} deep"
+def elements(text: bytes) -> list[bytes] | None:
+    """The elements of a JSON array, each as the bytes that it is; None for any other JSON value.
+
+    Only for what `json_fault` has passed.
+    """
+    try:
+        return [bytes(raw) for raw in _array.decode(text)]
+    except msgspec.ValidationError:
+        return None
 
 
-def _deeper_than_allowed(text: bytes) -> bool:
-    """Whether well-formed JSON is nested deeper than the bound; at the speed of C, since most events pass here."""
-    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+def _too_deep(max_depth: int) -> str:
+    return f"must be JSON that is nested at most {max_depth} deep"
+
+
+def _deeper_than(max_depth: int, text: bytes) -> bool:
+    """Whether well-formed JSON is nested deeper than `max_depth`; at the speed of C, since most events pass here."""
+    if text.count(b"[") + text.count(b"{") <= max_depth:
         return False
     brackets = _STRING.sub(b"", text).translate(_SQUARED, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         brackets = brackets.replace(b"[]", b"")  # takes off the innermost level everywhere, and so at least one
     return bool(brackets)

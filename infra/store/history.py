@@ -25,6 +25,13 @@ WHERE tenant = $1 AND source = $2 AND external_id = $3
   AND created_at >= clock_timestamp() - make_interval(secs => $4)
 """
 
+_KNOWN_EVENTS = """
+SELECT tenant, source, external_id, event_id, digest FROM event_keys
+JOIN unnest($1::text[], $2::text[], $3::text[]) AS given (tenant, source, external_id)
+    USING (tenant, source, external_id)
+WHERE created_at >= clock_timestamp() - make_interval(secs => $4)
+"""
+
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -155,6 +162,21 @@ async def known_event(
     """The event with this identity, if it was admitted within the dedupe window."""
     record = await conn.fetchrow(_KNOWN_EVENT, tenant, source, external_id, window_s)
     return None if record is None else KnownEvent(**record)
+
+
+async def known_events(
+    conn: asyncpg.Connection, identities: Sequence[tuple[str, str, str]], *, window_s: float
+) -> dict[tuple[str, str, str], KnownEvent]:
+    """`known_event` of many, by (tenant, source, external_id)."""
+    columns_of = [list(column) for column in zip(*identities, strict=True)] or [[], [], []]
+    records = await conn.fetch(_KNOWN_EVENTS, *columns_of, window_s)
+    return {(one[0], one[1], one[2]): KnownEvent(one["event_id"], one["digest"]) for one in records}
+
+
+async def event_times(conn: asyncpg.Connection, event_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """`event_time` of many, of those that are there."""
+    records = await conn.fetch("SELECT id, time FROM events WHERE id = ANY($1::uuid[])", event_ids)
+    return {one["id"]: one["time"] for one in records}
 
 
 async def event_time(conn: asyncpg.Connection, event_id: UUID) -> datetime | None:

@@ -47,6 +47,7 @@ ROUTES = [
     ("POST", "/v1/subscriptions/x/test"),
     *(("POST", f"/v1/subscriptions/x/{command}") for command in ("pause", "resume", "enable", "disable")),
     ("POST", "/v1/events"),
+    ("POST", "/v1/events/batch"),
     ("GET", "/v1/events"),
     ("GET", "/v1/events/x"),
     ("GET", "/v1/deliveries"),
