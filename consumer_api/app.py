@@ -35,6 +35,7 @@ from consumer_api.context import (
     Trials,
 )
 from consumer_api.documentation import DOCUMENT, Document
+from consumer_api.idempotency import once
 from consumer_api.middleware import authenticate, bounded, identify, tell
 from consumer_api.rate_limits import RateLimits
 from consumer_api.route import Route, add_routes
@@ -58,7 +59,12 @@ def make_app(
     added: dict[web.AbstractRoute, Route] = {}
     uses, limits, throttle = Uses(store), RateLimits(store), Throttle(settings.auth_failures_per_min)
     app = web.Application(
-        middlewares=[identify, bounded(settings.api_max_requests), authenticate(added, uses, limits, throttle)],
+        middlewares=[
+            identify,
+            bounded(settings.api_max_requests),
+            authenticate(added, uses, limits, throttle),
+            once(added),
+        ],
         client_max_size=settings.max_event_bytes + _ENVELOPE_BYTES,
     )
     app.on_response_prepare.append(tell)

@@ -61,3 +61,5 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 ADDRESS: Final = web.RequestKey("address", str)  # that the request comes from, as consumer_api/addresses.py has it
 CALLER: Final = web.RequestKey("caller", Caller)
 STANDING: Final = web.RequestKey("standing", Standing)
+SEED: Final = web.RequestKey("seed", UUID)  # of a request that is done once: what its fresh ids are made of
+NOT_SETTLED: Final = web.RequestKey("not_settled", bool)  # true: part of it is to be asked again

@@ -41,6 +41,8 @@ class ErrorCode(StrEnum):
     CONFLICT = "conflict"
     PRECONDITION_FAILED = "precondition_failed"
     PAYLOAD_TOO_LARGE = "payload_too_large"
+    IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight"
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     EXPECTATION_FAILED = "expectation_failed"
     QUERY_TOO_BROAD = "query_too_broad"
     RATE_LIMITED = "rate_limited"
@@ -71,6 +73,8 @@ MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
     ErrorCode.PRECONDITION_FAILED: Meaning(412, "it was changed since the version that If-Match names"),
     ErrorCode.PAYLOAD_TOO_LARGE: Meaning(413, "the body, or a part of it, is too large"),
     ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
+    ErrorCode.IDEMPOTENCY_IN_FLIGHT: Meaning(409, "a request with this Idempotency-Key is under way; ask again"),
+    ErrorCode.IDEMPOTENCY_MISMATCH: Meaning(422, "the Idempotency-Key was used for another request"),
     ErrorCode.QUERY_TOO_BROAD: Meaning(422, "the search took too long; ask for something narrower"),
     ErrorCode.RATE_LIMITED: Meaning(
         429, "the key has made its requests of this minute, or its address sent too many wrong ones; wait Retry-After"

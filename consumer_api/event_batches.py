@@ -7,11 +7,11 @@ from typing import Final, Literal
 
 from aiohttp import web
 from typing_extensions import TypedDict
-from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer
-from consumer_api.context import BROKER, CALLER, SETTINGS, STORE, TELEMETRY
+from consumer_api.context import BROKER, CALLER, NOT_SETTLED, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, fault_of, not_published, too_large
+from consumer_api.idempotency import fresh_id
 from consumer_api.presentation import accepted_view
 from consumer_api.publishing import EventBatchCreate, requested_batch, requested_event
 from consumer_api.reading import read_body, tenant_for
@@ -63,6 +63,7 @@ def routes() -> list[Route]:
         Route(
             method="POST",
             path="/v1/events/batch",
+            idempotent=True,
             handler=publish_batch,
             scope=Scope.EVENTS_WRITE,
             body=EventBatchCreate,
@@ -95,7 +96,7 @@ async def publish_batch(request: web.Request) -> web.Response:
     if fault := json_fault(body, max_depth=MAX_DEPTH + _AROUND):
         raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body {fault}"))
     now = datetime.now(UTC)
-    asked = [_asked(request, text, now) for text in requested_batch(body)]
+    asked = [_asked(request, text, now, n) for n, text in enumerate(requested_batch(body))]
     firsts: dict[_Identity, Event] = {}
     for one in asked:
         if isinstance(one, Event):
@@ -108,6 +109,8 @@ async def publish_batch(request: web.Request) -> web.Response:
         _result(one, outcomes[_identity(one)]) if isinstance(one, Event) else _refused("invalid", None, one)
         for one in asked
     ]
+    # Done once or not, what was not published must not be answered so for ever.
+    request[NOT_SETTLED] = any(one["result"] == "not_published" for one in results)
     metrics = request.app[TELEMETRY].metrics
     metrics.events_duplicate.add(sum(one["result"] == "duplicate" for one in results))
     metrics.events_conflict.add(sum(one["result"] == "conflict" for one in results))
@@ -115,11 +118,11 @@ async def publish_batch(request: web.Request) -> web.Response:
     return json_answer(answer)
 
 
-def _asked(request: web.Request, text: bytes, now: datetime) -> Event | Fault:
+def _asked(request: web.Request, text: bytes, now: datetime, number: int) -> Event | Fault:
     """The event that an element asks for, or what is wrong with it."""
     own, most = request[CALLER].tenant, request.app[SETTINGS].max_event_bytes
     try:
-        event = requested_event(text, now=now, fresh_id=str(uuid7()), default_tenant=own or DEFAULT_TENANT)
+        event = requested_event(text, now=now, fresh_id=fresh_id(request, number), default_tenant=own or DEFAULT_TENANT)
         tenant_for(request, event.tenant)
         if len(event.data) > most:
             raise too_large("data", most)

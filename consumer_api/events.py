@@ -7,12 +7,12 @@ from typing import Final
 from uuid import UUID
 
 from aiohttp import web
-from uuid_utils.compat import uuid7
 
 from consumer_api.answers import json_answer
-from consumer_api.context import BROKER, CALLER, SETTINGS, STORE, TELEMETRY
+from consumer_api.context import BROKER, CALLER, SEED, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
+from consumer_api.idempotency import fresh_id
 from consumer_api.outcomes import done
 from consumer_api.presentation import accepted_view, event_view
 from consumer_api.publishing import EventCreate, requested_event
@@ -37,6 +37,7 @@ def routes() -> list[Route]:
         Route(
             method="POST",
             path="/v1/events",
+            idempotent=True,
             handler=publish,
             scope=Scope.EVENTS_WRITE,
             body=EventCreate,
@@ -64,10 +65,11 @@ async def publish(request: web.Request) -> web.Response:
     An event with a known (tenant, source, id) is not published again: 202 with the id and the time that it has when it
     says the same, 409 when it says something else.
     """
-    settings, now, fresh_id = request.app[SETTINGS], datetime.now(UTC), str(uuid7())
+    settings, now, made_id = request.app[SETTINGS], datetime.now(UTC), fresh_id(request)
     accepted_ms = int(now.timestamp() * 1000)
-    event = await read_requested(request, now=now, fresh_id=fresh_id)
-    if event.external_id != fresh_id and (known := await _known(request, event)) is not None:
+    event = await read_requested(request, now=now, fresh_id=made_id)
+    may_be_known = event.external_id != made_id or SEED in request
+    if may_be_known and (known := await _known(request, event)) is not None:
         return known
     with publish_span(request) as traceparent:
         message = event_message(replace(event, accepted_ms=accepted_ms, traceparent=traceparent))

@@ -43,7 +43,7 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     forwarded = request.headers.getall("X-Forwarded-For", ())
     request[ADDRESS] = caller_address(request.remote, forwarded, request.app[SETTINGS].trusted_proxies)
     began = perf_counter()
-    response = await _answer(request, handler)
+    response = await answered(request, handler)
     if request.path not in OPEN_PATHS:
         caller = request.get(CALLER)
         log.info(
@@ -69,7 +69,8 @@ async def tell(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-RateLimit-Reset"] = str(standing.reset_s)
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What the handler answers, or the error that it ends in as JSON."""
     try:
         return await handler(request)
     except Exception as error:

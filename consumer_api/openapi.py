@@ -96,7 +96,7 @@ def _operation(route: Route, schemas: Schemas, failures: dict[str, Any]) -> dict
         "tags": [_tag(route)],
         "summary": re.split(r"(?<=[.:;])\s", words, maxsplit=1)[0].rstrip(".:;"),
         "description": words,
-        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
+        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas), *_once_parameter(route)],
         "responses": _answers(route, schemas) | _errors(route, schemas, failures),
         "security": [],
     }
@@ -156,6 +156,14 @@ def _query_parameters(route: Route, schemas: Schemas) -> list[dict[str, Any]]:
     return parameters
 
 
+def _once_parameter(route: Route) -> list[dict[str, Any]]:
+    if not route.idempotent:
+        return []
+    text = "Done once for a key; the answer is kept for a day, and given again with Idempotency-Replayed."
+    schema = {"type": "string", "pattern": "^[!-~]{1,255}$"}
+    return [{"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}]
+
+
 def _types(answer: Any) -> Mapping[str, Any]:
     """What an answer is written in, by media type."""
     if answer is None:
@@ -188,6 +196,8 @@ def error_codes(route: Route) -> list[ErrorCode]:
         codes += (code for code, meaning in MEANINGS.items() if meaning.status == HTTPStatus.TOO_MANY_REQUESTS)
     if route.body is not None:
         codes += _BODIED
+    if route.idempotent:
+        codes += (ErrorCode.IDEMPOTENCY_IN_FLIGHT, ErrorCode.IDEMPOTENCY_MISMATCH, ErrorCode.CONFLICT)
     if route.query is not None:
         codes.append(ErrorCode.VALIDATION_FAILED)
     if "{" in route.path:

@@ -36,6 +36,7 @@ def routes() -> list[Route]:
         Route(
             method="POST",
             path="/v1/replays",
+            idempotent=True,
             handler=create,
             scope=write,
             body=ReplayCreate,

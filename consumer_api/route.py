@@ -32,6 +32,7 @@ class Route:
     `scope` is what a key must have; None is for probes, which nobody needs a key for. `admin` is true where only a key
     of no tenant may call it. `answers` has for each status of success the type of its body (a TypedDict of
     typing_extensions, a `Media`, or None for no body), `errors` the codes beyond those of every route like it.
+    `idempotent` is true where a request with an `Idempotency-Key` is done once.
     `largest_body` is how many bytes its body may have, where that is not what it is for most routes.
     """
 
@@ -45,6 +46,7 @@ class Route:
     body_optional: bool = False
     answers: Mapping[int, Any] = field(default_factory=dict)
     errors: tuple[ErrorCode, ...] = ()
+    idempotent: bool = False
     largest_body: Callable[[Settings], int] | None = None
 
 

@@ -51,6 +51,7 @@ def routes() -> list[Route]:
         Route(
             method="POST",
             path="/v1/subscriptions",
+            idempotent=True,
             handler=create,
             scope=write,
             body=SubscriptionCreate,

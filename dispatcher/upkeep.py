@@ -104,8 +104,12 @@ class Upkeep:
                     connection, window_s=settings.dedupe_window_s, limit=_KEYS_AT_ONCE
                 )
             retention_s = settings.retention_days * 86_400.0
-            for statement in (upkeep.FORGET_DEAD_LETTERS, upkeep.FORGET_REPLAYS):
+            for statement, age_s in (
+                (upkeep.FORGET_DEAD_LETTERS, retention_s),
+                (upkeep.FORGET_REPLAYS, retention_s),
+                (upkeep.FORGET_IDEMPOTENCY_KEYS, settings.idempotency_s),
+            ):
                 forgotten = _FORGOTTEN_AT_ONCE
                 while forgotten == _FORGOTTEN_AT_ONCE:
-                    forgotten = len(await connection.fetch(statement, retention_s, _FORGOTTEN_AT_ONCE))
+                    forgotten = len(await connection.fetch(statement, age_s, _FORGOTTEN_AT_ONCE))
             await connection.execute(sql.FORGET_DISPATCHERS, _FORGET_AFTER_LIVES * self._heartbeat.times.liveness_s)

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     # What comes in
     max_event_bytes: Count = Field(262_144, description="largest event message accepted, body in bytes")
     max_batch_bytes: Count = Field(1_048_576, description="largest body of a batch of events to the API, in bytes")
+    idempotency_s: Seconds = Field(86_400, description="how long an Idempotency-Key is known, in seconds")
     event_bindings: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="further exchanges to take events from, comma-separated, each exchange:routing-key-pattern",

@@ -304,6 +304,23 @@ replays = Table(
     Index("replays_running", "id", postgresql_where=text("state = 'running'")),
 )
 
+# What was asked under an Idempotency-Key (infra/store/idempotency.py).
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("api_key_id", UUID, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("seed", UUID, nullable=False),
+    Column("claim", UUID, nullable=False),  # who does it, or did it last
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the request
+    _moment("claimed_at", nullable=True),  # set while it is in flight
+    Column("answer", LargeBinary),  # encrypted
+    _moment("created_at", now=True),
+    PrimaryKeyConstraint("api_key_id", "route", "key"),
+    Index("idempotency_keys_by_age", "created_at"),
+)
+
 # Hookhare's own events, from the change that they tell of until they are published (infra/store/operational.py).
 operational_events = Table(
     "operational_events",

@@ -32,6 +32,14 @@ DELETE FROM replays WHERE id IN (
 RETURNING id
 """
 
+# Idempotency keys past their time, $1 in seconds; $2 how many. One that is just used is not waited for.
+FORGET_IDEMPOTENCY_KEYS: Final = """
+DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM idempotency_keys WHERE created_at < statement_timestamp() - make_interval(secs => $1)
+    ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+RETURNING api_key_id
+"""
+
 # --- Reconciler ------------------------------------------------------------------------------------------------
 # The rows are picked in any order: what is locked is skipped, so nobody waits, and an order would cost an index.
 

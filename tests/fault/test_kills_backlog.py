@@ -47,7 +47,8 @@ EXCUSED = {
     "ends sessions, each by itself": "END_STALLED_SESSIONS",
     "of admission in order, of which tests/e2e/test_order.py kills who does it": "ALONE ALONE_IN_ORDER BECOME_SOLE "
     "END_SOLE FREE_DEAD_ROLES GIVE_UP_ROLE HAS_ROLE SHARE_ROLE SOLE TAKE_OVER TAKE_ROLE",
-    "deletes what is past its time, again at the next run": "FORGET_DEAD_LETTERS FORGET_REPLAYS FORGET_DISPATCHERS",
+    "deletes what is past its time, again at the next run": "FORGET_DEAD_LETTERS FORGET_REPLAYS FORGET_DISPATCHERS "
+    "FORGET_IDEMPOTENCY_KEYS",
     "no statements": "AMONG_PICKED CANCELED_BY_OPERATOR COLUMNS DELETED DISABLED_BY_OPERATOR FRESH MAY_JUDGE "
     "PACED_ANEW PAUSED_BY_OPERATOR doc__",
 }

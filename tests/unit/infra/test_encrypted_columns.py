@@ -13,7 +13,10 @@ PLAIN = {
     ("attempts", "response_body"),
     ("dead_letters", "body"),
     ("queue_messages", "body"),
+    ("idempotency_keys", "digest"),
 }
+# Encrypted, and gone by itself within a day: until then it wants the key that it was encrypted with.
+SHORT_LIVED = {("idempotency_keys", "answer")}
 
 
 def test_no_column_of_bytes_is_left_out() -> None:
@@ -23,4 +26,4 @@ def test_no_column_of_bytes_is_left_out() -> None:
         for column in table.columns
         if isinstance(column.type, LargeBinary)
     }
-    assert there - PLAIN == {("subscriptions", name) for name in COLUMNS}
+    assert there - PLAIN - SHORT_LIVED == {("subscriptions", name) for name in COLUMNS}
