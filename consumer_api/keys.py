@@ -37,7 +37,6 @@ def routes() -> list[Route]:
         Route(
             method="POST",
             path="/v1/keys",
-            idempotent=True,
             handler=create,
             scope=scope,
             body=KeyCreate,

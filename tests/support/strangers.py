@@ -20,7 +20,18 @@ from consumer_api.openapi import documented_path, make_document
 from consumer_api.route import Route
 from infra.store import tables
 from infra.store.store import Store
-from schemas.ids import API_KEY, ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id, public_id
+from schemas.ids import (
+    API_KEY,
+    ATTEMPT,
+    DEAD_LETTER,
+    DELIVERY,
+    EVENT,
+    REPLAY,
+    SECRET,
+    SUBSCRIPTION,
+    parse_id,
+    public_id,
+)
 from tests.support import rows
 from tests.support.api import Answer, ApiClient
 
@@ -29,7 +40,7 @@ _NAMES_SOMETHING: Final = re.compile(r"tenant|cursor|.*_ids?")
 _THEIRS: Final = frozenset({"client_id"})  # names something of the endpoint's
 # They differ between any two answers, or count what was asked so far.
 _VARIABLE: Final = frozenset({"date", "x-request-id", "x-ratelimit-remaining", "x-ratelimit-reset"})
-_VARIABLE_FIELDS: Final = ("request_id", "timestamp", "use_count", "last_used_at")
+_VARIABLE_FIELDS: Final = ("request_id", "timestamp", "use_count", "last_used_at", "since", "until")
 
 Path = tuple[str, ...]  # of a field in a body; "[]" for the members of a list
 
@@ -48,7 +59,8 @@ async def populate(api: ApiClient, store: Store, name: str) -> Tenant:
     client = await api.of_tenant(name)
     url = f"https://hooks.{name}.example/in"
     wish = {"url": url, "event_types": ["order.#"], "headers": {"X-Key": f"secret-of-{name}"}}
-    subscription_id = (await client.post("/v1/subscriptions", wish, status=201))["id"]
+    made = await client.post("/v1/subscriptions", wish, status=201)
+    subscription_id = made["id"]
     subscription = parse_id(SUBSCRIPTION, subscription_id)
     external_id = f"external-{name}"
     async with store.transaction() as conn:
@@ -67,6 +79,7 @@ async def populate(api: ApiClient, store: Store, name: str) -> Tenant:
         "dead_letter_id": public_id(DEAD_LETTER, letter),
         "replay_id": replay["id"],
         "key_id": public_id(API_KEY, key),
+        "secret_id": made["secrets"][0]["id"],
         "external_id": external_id,
         "tenant": name,
         "cursor": encode_cursor(event),
@@ -80,7 +93,7 @@ def absent(name: str, like: str) -> str:
     """Something of the kind of `like` that is nobody's, for a parameter or field of this name."""
     if name == "cursor":
         return encode_cursor(UUID(int=decode_cursor(like).int ^ 1))
-    prefix = id_prefix(name)
+    prefix = SECRET if name == "secret_id" else id_prefix(name)  # which no path takes
     return "nobody" if prefix is None else public_id(prefix, uuid7())
 
 

@@ -7,6 +7,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -24,7 +25,7 @@ from infra.store.store import Store
 from schemas.ids import DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id, public_id
 from schemas.messages import Message
 from tests.support import rows
-from tests.support.api import ApiClient
+from tests.support.api import ApiClient, api_settings, running_api
 
 CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance"),
@@ -80,6 +81,13 @@ def _configuration(ids: dict[str, list[str]]) -> str:
     bound.append('"query.wait_s" = 0')  # no dispatcher runs here, so whoever waits for an attempt waits in vain
     # Other methods have a test of their own (test_http.py).
     return "\n".join([*lists, "[parameters]", *bound, "[phases.coverage]", "unexpected-methods = []"])
+
+
+@pytest.fixture
+async def api(database_url: str, store: Store) -> AsyncIterator[ApiClient]:
+    """One that takes any number of wrong keys, of which many are sent."""
+    async with running_api(api_settings(database_url, auth_failures_per_min=1_000_000), store) as client:
+        yield client
 
 
 async def test_it_keeps_to_its_document(api: ApiClient, store: Store, tmp_path: Path) -> None:

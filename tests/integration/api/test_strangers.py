@@ -69,7 +69,7 @@ def test_the_walk_knows_every_way_to_ask_for_something() -> None:
     """A new parameter of a path, or a new field that names something, has to be added to `populate`."""
     known = {
         *("subscription_id", "event_id", "delivery_id", "attempt_id", "dead_letter_id", "replay_id", "key_id"),
-        *("tenant", "cursor", "external_id"),
+        *("secret_id", "tenant", "cursor", "external_id"),
     }
     assert WAYS.unknown(known) == set()
 
