@@ -86,7 +86,8 @@ async def _attempted(store: Store, delivery: UUID, *, until_s: float, stopping: 
     """
     pause_s = _FIRST_PAUSE_S
     while True:
-        async with store.connection() as conn:
+        # In one view of the database: its end and its attempt are committed together, and are shown so.
+        async with store.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             attempts = await history.attempts_of(conn, delivery, limit=1)
             row = done(await deliveries.get(conn, delivery), "delivery")
         if attempts or row.status in ENDED:

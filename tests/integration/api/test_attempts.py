@@ -100,7 +100,7 @@ async def test_deliveries_are_found_by_text_in_reasons_and_answers(api: ApiClien
     now = datetime.now(UTC)
     within: dict[str, Any] = {
         "created_after": (now - timedelta(hours=1)).isoformat(),
-        "created_before": now.isoformat(),
+        "created_before": (now + timedelta(minutes=1)).isoformat(),  # one was made in this very millisecond
     }
     cases: list[tuple[str, list[UUID]]] = [
         ("CAFÉ est".replace("É", "é"), [one]),
