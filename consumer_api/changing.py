@@ -21,7 +21,7 @@ from consumer_api.outcomes import done
 from consumer_api.presentation import subscription_view
 from consumer_api.reading import path_id
 from consumer_api.sealing import opened
-from consumer_api.views import SubscriptionView
+from consumer_api.subscription_views import SubscriptionView
 from infra.store import subscriptions
 from infra.store.subscriptions import SubscriptionRow
 from schemas.errors import InvalidInput

@@ -12,12 +12,13 @@ from uuid_utils.compat import uuid7
 
 from consumer_api import audit
 from consumer_api.answers import json_answer
+from consumer_api.commands import Discard
 from consumer_api.context import BROKER, SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import dead_letter_view, dead_letter_with_body_view
-from consumer_api.queries import DeadLettersQuery, Discard
+from consumer_api.queries import DeadLettersQuery
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
 from consumer_api.views import DeadLetterView, DeadLetterWithBodyView

@@ -5,7 +5,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, Strict
 
-from consumer_api.queries import Moment, PageQuery, Tenant
+from consumer_api.queries import PageQuery
+from consumer_api.query_fields import Moment, Tenant
 from infra.settings import MAX_REQUESTS_PER_MIN
 from schemas.fields import source_fault
 from schemas.inputs import Input, rule

@@ -9,30 +9,32 @@ from uuid import UUID
 
 import orjson
 
+from consumer_api.subscription_views import (
+    AuthView,
+    CertificateView,
+    ExponentialPolicyView,
+    HmacSignatureView,
+    ListPolicyView,
+    PlainHeaderView,
+    SecretView,
+    StandardSignatureView,
+    SubscriptionView,
+    TlsView,
+)
 from consumer_api.views import (
     AcceptedEventView,
     AttemptView,
-    AuthView,
-    CertificateView,
     DeadLetterView,
     DeadLetterWithBodyView,
     DeliveryView,
     DeliveryWithAttemptsView,
     EventView,
-    ExponentialPolicyView,
-    HmacSignatureView,
-    ListPolicyView,
-    PlainHeaderView,
     ProgressView,
     ReplayCountView,
     ReplayFilterView,
     ReplayView,
     ReplayWithProgressView,
-    SecretView,
-    StandardSignatureView,
-    SubscriptionView,
     TimingsView,
-    TlsView,
 )
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from infra.store.deliveries import DeliveryRow

@@ -11,12 +11,13 @@ from uuid_utils.compat import uuid7
 from consumer_api import audit
 from consumer_api.answers import json_answer
 from consumer_api.caller import check_owned
+from consumer_api.commands import ReplayCreate
 from consumer_api.context import SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_count_view, replay_view, replay_with_progress_view
-from consumer_api.queries import ReplayCreate, ReplaysQuery
+from consumer_api.queries import ReplaysQuery
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
 from consumer_api.searching import searching

@@ -10,15 +10,16 @@ from typing_extensions import TypedDict
 from consumer_api import audit
 from consumer_api.answers import json_answer
 from consumer_api.changing import locked, record, shown, subscription_key, tagged
+from consumer_api.commands import SecretExpiry, SecretRotation
 from consumer_api.context import STORE, VAULT
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.outcomes import done
-from consumer_api.queries import SecretExpiry, SecretRotation
 from consumer_api.reading import read_json
 from consumer_api.route import Route
 from consumer_api.sealing import live_secrets, public_half, seal_secrets
 from consumer_api.signing import check_number, left_without, missing, next_secrets, rotated
-from consumer_api.views import SecretId, SubscriptionView
+from consumer_api.subscription_views import SubscriptionView
+from consumer_api.views import SecretId
 from infra.crypto import Vault
 from infra.store import subscriptions
 from infra.store.subscriptions import SubscriptionRow

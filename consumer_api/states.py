@@ -15,7 +15,7 @@ from consumer_api.changing import locked, record, shown, tagged
 from consumer_api.context import STORE
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.route import Route
-from consumer_api.views import SubscriptionView
+from consumer_api.subscription_views import SubscriptionView
 from infra.store import subscriptions
 from infra.store.subscriptions import STATE_REASONS
 from schemas.scopes import Scope

@@ -12,18 +12,20 @@ from uuid_utils.compat import uuid7
 from consumer_api import audit
 from consumer_api.answers import json_answer
 from consumer_api.changing import locked, record, shown, subscription_key, tagged
+from consumer_api.commands import Recovery
 from consumer_api.context import EARLY_CHECK, SETTINGS, STORE, VAULT
 from consumer_api.destinations import check_certificates, check_kept, check_together
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_view
-from consumer_api.queries import Recovery, SubscriptionsQuery
+from consumer_api.queries import SubscriptionsQuery
 from consumer_api.reading import read_json, read_query
 from consumer_api.route import Route
 from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
 from consumer_api.signing import check_number, first_secrets, missing
-from consumer_api.views import ReplayView, SubscriptionView
+from consumer_api.subscription_views import SubscriptionView
+from consumer_api.views import ReplayView
 from infra.early_check import EarlyCheck
 from infra.store import replays, subscriptions
 from infra.store.subscriptions import SubscriptionRow

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer_api.commands import ReplayCreate, SecretRotation
 from consumer_api.queries import (
     DeadLettersQuery,
     DeliveriesQuery,
     EventsQuery,
     PageQuery,
-    ReplayCreate,
     ReplaysQuery,
-    SecretRotation,
     SubscriptionsQuery,
 )
 from infra.store.history import DeliveryFilter, TimeRange
