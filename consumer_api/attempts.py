@@ -35,14 +35,14 @@ def routes() -> list[Route]:
 
 
 async def list_attempts(request: web.Request) -> web.StreamResponse:
-    """Attempts, the newest first."""
+    """List attempts, the newest first."""
     query = read_query(request, AttemptsQuery)
     read = partial(attempts.list_page, wanted=query.wanted())
     return await list_answer(request, query, read, attempt_view, AttemptView, name="attempts")
 
 
 async def get(request: web.Request) -> web.Response:
-    """One attempt."""
+    """Get an attempt."""
     attempt_id = path_id(request, ATTEMPT, "attempt_id")
     async with request.app[STORE].connection() as conn:
         row = done(await attempts.get(conn, attempt_id), "attempt")

@@ -71,21 +71,21 @@ def routes() -> list[Route]:
 
 
 async def list_dead_letters(request: web.Request) -> web.StreamResponse:
-    """Dead letters, the newest first."""
+    """List dead letters, the newest first."""
     query = read_query(request, DeadLettersQuery)
     read = partial(dead_letters.list_page, wanted=query.wanted())
     return await list_answer(request, query, read, dead_letter_view, DeadLetterView, name="dead-letters")
 
 
 async def get(request: web.Request) -> web.Response:
-    """A dead letter, with the original bytes of a message."""
+    """Get a dead letter, with the original bytes of a message."""
     async with request.app[STORE].connection() as conn:
         letter = done(await dead_letters.get(conn, _id(request)), "dead letter")
     return json_answer(dead_letter_with_body_view(letter))
 
 
 async def replay(request: web.Request) -> web.Response:
-    """202: a delivery begins again; a message is published again as it came, confirmed."""
+    """Replay a dead letter. A delivery begins again; a message is published again as it came, confirmed."""
     dead_letter_id = _id(request)
     async with request.app[STORE].transaction() as conn:
         letter = done(await dead_letters.get(conn, dead_letter_id), "dead letter")
@@ -102,7 +102,7 @@ async def replay(request: web.Request) -> web.Response:
 
 
 async def discard(request: web.Request) -> web.Response:
-    """Settle it without a replay. The reason that is given, if any, is kept with it and shown."""
+    """Discard a dead letter: it is settled without a replay. A reason that is given is kept with it and shown."""
     dead_letter_id = _id(request)
     asked = await read_json(request, Discard, optional=True)
     async with request.app[STORE].transaction() as conn:

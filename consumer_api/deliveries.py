@@ -69,14 +69,14 @@ def routes() -> list[Route]:
 
 
 async def list_deliveries(request: web.Request) -> web.StreamResponse:
-    """Deliveries, the newest first."""
+    """List deliveries, the newest first."""
     query = read_query(request, DeliveriesQuery)
     read = partial(delivery_pages.list_page, wanted=query.wanted())
     return await list_answer(request, query, read, delivery_view, DeliveryView, name="deliveries")
 
 
 async def get(request: web.Request) -> web.Response:
-    """A delivery and its latest attempts."""
+    """Get a delivery and its latest attempts."""
     delivery_id = _id(request)
     async with request.app[STORE].connection() as conn:
         row = done(await deliveries.get(conn, delivery_id), "delivery")
@@ -85,7 +85,7 @@ async def get(request: web.Request) -> web.Response:
 
 
 async def retry(request: web.Request) -> web.Response:
-    """202: an unfinished delivery is attempted as soon as its endpoint takes it, instead of when its delay is over."""
+    """Retry an unfinished delivery as soon as its endpoint takes it, instead of when its delay is over."""
     delivery_id = _id(request)
     async with request.app[STORE].transaction() as conn:
         before = done(await deliveries.get(conn, delivery_id), "delivery")
@@ -95,7 +95,7 @@ async def retry(request: web.Request) -> web.Response:
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """An unfinished delivery ends as canceled; an attempt that is under way is not called back."""
+    """Cancel an unfinished delivery; an attempt that is under way is not called back."""
     delivery_id = _id(request)
     async with request.app[STORE].transaction() as conn:
         before = done(await deliveries.get(conn, delivery_id), "delivery")
@@ -105,7 +105,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def replay(request: web.Request) -> web.Response:
-    """202: an ended delivery begins again, with the same webhook-id."""
+    """Replay an ended delivery: it begins again, with the same webhook-id."""
     delivery_id = _id(request)
     async with request.app[STORE].transaction() as conn:
         before = done(await deliveries.get(conn, delivery_id), "delivery")

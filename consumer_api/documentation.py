@@ -71,7 +71,7 @@ def routes() -> list[Route]:
 
 
 async def document(request: web.Request) -> web.Response:
-    """This document."""
+    """Get this document."""
     made = request.app[DOCUMENT]
     given = request.if_none_match or ()
     unchanged = any(etag.value in {made.etag, "*"} for etag in given)

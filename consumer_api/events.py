@@ -60,7 +60,7 @@ def routes() -> list[Route]:
 
 
 async def publish(request: web.Request) -> web.Response:
-    """202 once the broker has confirmed that it stored the event.
+    """Publish an event. 202 once the broker has confirmed that it stored it.
 
     An event with a known (tenant, source, id) is not published again: 202 with the id and the time that it has when it
     says the same, 409 when it says something else.
@@ -97,14 +97,14 @@ async def read_requested(request: web.Request, *, now: datetime, fresh_id: str) 
 
 
 async def list_events(request: web.Request) -> web.StreamResponse:
-    """Events that were admitted, the newest first."""
+    """List events that were admitted, the newest first."""
     query = read_query(request, EventsQuery)
     read = partial(history.list_events, wanted=query.wanted())
     return await list_answer(request, query, read, event_view, EventView, name="events")
 
 
 async def get(request: web.Request) -> web.Response:
-    """An event, its data byte for byte as it came."""
+    """Get an event, its data byte for byte as it came."""
     event_id = path_id(request, EVENT, "event_id")
     async with request.app[STORE].connection() as conn:
         row = done(await history.get_event(conn, event_id), _NO_EVENT)

@@ -76,7 +76,7 @@ def routes() -> list[Route]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """201 with the key's text, which is shown here and never again."""
+    """Make a key. Its text is shown here and never again."""
     wanted, now = await read_json(request, KeyCreate), datetime.now(UTC)
     _check_end(wanted.expires_at, now)
     async with request.app[STORE].transaction() as conn:
@@ -102,7 +102,7 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_keys(request: web.Request) -> web.Response:
-    """Keys, the newest first, without what opens anything."""
+    """List keys, the newest first, without what opens anything."""
     query, now = read_query(request, KeysQuery), datetime.now(UTC)
     async with request.app[STORE].connection() as conn:
         page = await api_keys.list_page(conn, tenant=query.tenant, after=query.cursor, limit=query.limit)
@@ -110,7 +110,7 @@ async def list_keys(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.Response:
-    """A key, without what opens anything."""
+    """Get a key, without what opens anything."""
     async with request.app[STORE].connection() as conn:
         row = await api_keys.get(conn, _id(request))
     if row is None:
@@ -119,7 +119,7 @@ async def get(request: web.Request) -> web.Response:
 
 
 async def patch(request: web.Request) -> web.Response:
-    """Change what is given, in force for the next request that comes with it. A key that has ended stays so."""
+    """Change a key. What is given is in force for its next request. A key that has ended stays so."""
     key_id, now = _id(request), datetime.now(UTC)
     wanted = await read_json(request, KeyPatch)
     for field in ("name", "scopes"):
@@ -138,7 +138,7 @@ async def patch(request: web.Request) -> web.Response:
 
 
 async def rotate(request: web.Request) -> web.Response:
-    """201 with a new key of the same rights and the same end, its text shown here and never again.
+    """Rotate a key: a new one of the same rights and the same end, its text shown here and never again.
 
     The old one goes on for the overlap, so that callers can change over.
     """
@@ -161,7 +161,7 @@ async def rotate(request: web.Request) -> web.Response:
 
 
 async def revoke(request: web.Request) -> web.Response:
-    """The key has ended: the next request that comes with it is 401. It may be repeated; the first time stays."""
+    """End a key: the next request that comes with it is 401. It may be repeated; the first time stays."""
     key_id, now = _id(request), datetime.now(UTC)
     async with request.app[STORE].transaction() as conn:
         _, row = await _lock(request, conn, key_id)

@@ -19,6 +19,7 @@ from consumer_api.route import Media, Route
 from consumer_api.views import ErrorEnvelope, id_schema
 
 JSON: Final = "application/json"
+_UNKEYED: Final = "operations"  # the tag of what is no part of /v1
 _EVERY: Final = (ErrorCode.INVALID_REQUEST, ErrorCode.EXPECTATION_FAILED, ErrorCode.INTERNAL)
 _KEYED: Final = (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN, ErrorCode.OVERLOADED, ErrorCode.STORE_UNAVAILABLE)
 _BODIED: Final = (
@@ -65,7 +66,7 @@ def make_document(routes: Sequence[Route], *, version: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(_tag(route) for route in routes)],
+        "tags": [{"name": tag} for tag in _tags(routes)],
         "paths": paths,
         "webhooks": webhooks(schemas),
     }
@@ -124,8 +125,13 @@ def operation_id(route: Route) -> str:
     return "_".join(fixed)
 
 
+def _tags(routes: Sequence[Route]) -> list[str]:
+    """In the order of the routes, but what needs no key comes last: few look for it."""
+    return sorted(dict.fromkeys(_tag(route) for route in routes), key=lambda tag: tag == _UNKEYED)
+
+
 def _tag(route: Route) -> str:
-    return route.path.split("/")[2] if route.path.startswith("/v1/") else "operations"
+    return route.path.split("/")[2] if route.path.startswith("/v1/") else _UNKEYED
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:

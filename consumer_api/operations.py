@@ -27,12 +27,12 @@ def routes() -> list[Route]:
 
 
 async def alive(_: web.Request) -> web.Response:
-    """200 as long as the process answers."""
+    """Whether the process answers, which is 200."""
     return json_answer({"status": "ok"})
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 when the broker takes messages and this code works over the database's schema, as of just now; else 503."""
+    """Whether it is ready: 200 when the broker takes messages and this code fits the database's schema, else 503."""
     broker, store = await asyncio.gather(
         _ask("broker", request.app[BROKER].check(timeout_s=_CHECK_TIMEOUT_S)),
         _ask("store", request.app[STORE].check()),

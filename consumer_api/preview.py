@@ -115,7 +115,7 @@ def routes() -> list[Route]:
 
 
 async def preview(request: web.Request) -> web.Response:
-    """200 with what the event in the body, as it would be published, matches."""
+    """Preview an event: which subscriptions it would match, published now, and the request that it would become."""
     query = read_query(request, PreviewQuery)
     now = datetime.now(UTC)
     event = await read_requested(request, now=now, fresh_id=str(uuid7()))

@@ -66,7 +66,7 @@ def routes() -> list[Route]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """202: what matches now is counted, and a dispatcher works through it. Without a body: told what it must have.
+    """Replay what matches now: it is counted, and a dispatcher works through it. Without a body: what it must have.
 
     200 with `dry_run`: it is counted, and nothing is stored or begun.
     """
@@ -88,14 +88,14 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_replays(request: web.Request) -> web.StreamResponse:
-    """Replays, the newest first."""
+    """List replays, the newest first."""
     query = read_query(request, ReplaysQuery)
     read = partial(replays.list_page, tenant=query.tenant, state=query.state)
     return await list_answer(request, query, read, replay_view, ReplayView, name="replays")
 
 
 async def get(request: web.Request) -> web.Response:
-    """A replay, and how far it is."""
+    """Get a replay, and how far it is."""
     replay_id = _id(request)
     async with request.app[STORE].connection() as conn:
         row = done(await replays.get(conn, replay_id), "replay")

@@ -85,7 +85,7 @@ def routes() -> list[Route]:
 
 
 async def show(request: web.Request) -> web.Response:
-    """The secrets in the clear, those that are kept and do not sign now among them. Who looked is recorded."""
+    """Show the secrets in the clear, those that are kept and do not sign now among them. Who looked is recorded."""
     async with request.app[STORE].transaction() as conn:
         row = done(await subscriptions.get(conn, subscription_key(request)), "subscription")
         known = _readable(request.app[VAULT], row)
@@ -98,7 +98,7 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def rotate(request: web.Request) -> web.Response:
-    """A new secret, shown here and never again. It signs at once; those before it sign too until the grace is over."""
+    """Rotate the secret. The new one is shown here and never again, and signs at once; the old too for the grace."""
     wanted = await read_json(request, SecretRotation, optional=True)
     vault, now = request.app[VAULT], datetime.now(UTC)
     async with request.app[STORE].transaction() as conn:
@@ -119,7 +119,7 @@ async def rotate(request: web.Request) -> web.Response:
 
 
 async def expire(request: web.Request) -> web.Response:
-    """All secrets but the newest of each kind end now, or the one that is named: it has become known, say.
+    """End secrets now: all but the newest of each kind, or the one that is named, since it has become known, say.
 
     A request that is under way ends as it began.
     """

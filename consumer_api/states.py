@@ -24,17 +24,28 @@ from schemas.subscriptions import State
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """The state that it leads to, and whether also from disabled."""
+    """The state that it leads to, whether also from disabled, and what it does, for who reads the API's document."""
 
     to: State
     from_disabled: bool
+    words: str
 
 
 _COMMANDS: Final = {
-    "pause": _Command(State.PAUSED, from_disabled=False),
-    "resume": _Command(State.ENABLED, from_disabled=False),
-    "enable": _Command(State.ENABLED, from_disabled=True),
-    "disable": _Command(State.DISABLED, from_disabled=True),
+    "pause": _Command(
+        State.PAUSED, from_disabled=False, words="Pause a subscription: its deliveries wait in its backlog."
+    ),
+    "resume": _Command(
+        State.ENABLED,
+        from_disabled=False,
+        words="Resume a paused subscription: its backlog is fed at the pace that its endpoint takes.",
+    ),
+    "enable": _Command(State.ENABLED, from_disabled=True, words="Enable a subscription, also one that was disabled."),
+    "disable": _Command(
+        State.DISABLED,
+        from_disabled=True,
+        words="Disable a subscription: what waited for it is given up, and nothing more is taken for it.",
+    ),
 }
 _DONE: Final = {"pause": "paused", "resume": "resumed", "enable": "enabled", "disable": "disabled"}
 
@@ -56,7 +67,6 @@ def routes() -> list[Route]:
 
 def _handler(name: str, command: _Command) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        """The subscription in its new state, in force for every event that is published from now on."""
         async with request.app[STORE].transaction() as conn:
             before = row = await locked(request, conn)
             if row.state == State.DISABLED and not command.from_disabled:
@@ -68,4 +78,5 @@ def _handler(name: str, command: _Command) -> Callable[[web.Request], Awaitable[
         return json_answer(shown(request, row), headers=tagged(row))
 
     handle.__name__ = name
+    handle.__doc__ = f"{command.words} In force for every event that is published from now on."
     return handle

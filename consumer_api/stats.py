@@ -92,7 +92,7 @@ def routes() -> list[Route]:
 
 
 async def get(request: web.Request) -> web.Response:
-    """Counts by status, success rates, latencies, by hour and by answer: of the last 24 hours unless said."""
+    """Count deliveries, success rates and latencies by hour and by answer: of the last 24 hours unless said."""
     key = subscription_key(request)
     since, until = read_query(request, StatsQuery).within(datetime.now(UTC))
     async with searching(request, narrow_by="since and until") as conn:

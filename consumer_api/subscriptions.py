@@ -99,7 +99,7 @@ def routes() -> list[Route]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """201 with the secrets, which are shown here and never again. Events published from now on reach it."""
+    """Create a subscription. Its secrets are shown here and never again; events published from now on reach it."""
     wanted = await read_json(request, SubscriptionCreate)
     vault = request.app[VAULT]
     await _check(wanted, request.app[EARLY_CHECK])
@@ -141,22 +141,22 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_subscriptions(request: web.Request) -> web.StreamResponse:
-    """Subscriptions, the newest first."""
+    """List subscriptions, the newest first."""
     query = read_query(request, SubscriptionsQuery)
     read = partial(subscriptions.list_page, tenant=query.tenant, state=query.state, health=query.health)
     return await list_answer(request, query, read, partial(shown, request), SubscriptionView, name="subscriptions")
 
 
 async def get(request: web.Request) -> web.Response:
-    """A subscription, without what is secret."""
+    """Get a subscription, without what is secret."""
     async with request.app[STORE].connection() as conn:
         row = done(await subscriptions.get(conn, subscription_key(request)), "subscription")
     return json_answer(shown(request, row), headers=tagged(row))
 
 
 async def patch(request: web.Request) -> web.Response:
-    """Change what is given, in force once this answers, also for retries that wait. It replaces all that there was: of
-    `headers`, `auth` and `tls` nothing is kept.
+    """Change a subscription. What is given is in force once this answers, also for retries that wait, and replaces all
+    that there was: of `headers`, `auth` and `tls` nothing is kept.
 
     The secrets that a changed signature needs are made, and shown here and never again.
     """
@@ -188,7 +188,7 @@ async def patch(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """204. Its deliveries that have not ended are canceled; its history stays."""
+    """Delete a subscription. Its deliveries that have not ended are canceled; its history stays."""
     no_secrets = seal_secrets(request.app[VAULT], [])
     async with request.app[STORE].transaction() as conn:
         before = await locked(request, conn)
@@ -198,7 +198,7 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def recover(request: web.Request) -> web.Response:
-    """202 with the replay that sends again what died since a time, be it of an event that came before that."""
+    """Send again what died since a time, be it of an event that came before that. The answer is the replay."""
     subscription_id = subscription_key(request)
     wanted = await read_json(request, Recovery)
     now, settings = datetime.now(UTC), request.app[SETTINGS]

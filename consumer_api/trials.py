@@ -49,7 +49,7 @@ def routes() -> list[Route]:
 
 
 async def test(request: web.Request) -> web.Response:
-    """200 with the delivery of a test event and its first `attempt`, if that is recorded within `wait_s`.
+    """Send a test event, and wait for its first attempt. 200 if that is recorded within `wait_s`.
 
     `attempt` is null where the delivery ended without one, and where there is none in time; that is 202. It is sent
     whatever types and filter the subscription has.
