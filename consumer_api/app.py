@@ -7,6 +7,7 @@ from aiohttp import web
 
 from consumer_api import (
     attempts,
+    audit_log,
     dead_letters,
     deliveries,
     documentation,
@@ -103,5 +104,6 @@ def all_routes() -> list[Route]:
         dead_letters,
         replays,
         keys,
+        audit_log,
     )
     return [route for resource in resources for route in resource.routes()]

@@ -17,7 +17,7 @@ from consumer_api.context import CALLER
 from consumer_api.errors import ApiError, ErrorCode, Fault, not_found
 from infra.store.owners import Owned, tenant_of
 from schemas.errors import InvalidInput
-from schemas.ids import API_KEY, ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id
+from schemas.ids import API_KEY, ATTEMPT, AUDIT_ENTRY, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, parse_id
 from schemas.scopes import Scope
 
 
@@ -37,6 +37,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "dead_letter_id": _Kind(DEAD_LETTER, Owned.DEAD_LETTER, "dead letter"),
     "replay_id": _Kind(REPLAY, Owned.REPLAY, "replay"),
     "key_id": _Kind(API_KEY, Owned.API_KEY, "key"),
+    "audit_entry_id": _Kind(AUDIT_ENTRY, Owned.AUDIT_ENTRY, "audit entry"),
 }
 
 

@@ -51,7 +51,7 @@ def _moment(value: object) -> datetime:
     _refuse("must be a time such as 2026-01-31T12:00:00Z (a + in a query string is written %2B)")
 
 
-def _id(prefix: str) -> BeforeValidator:
+def id_of(prefix: str) -> BeforeValidator:
     """A public id of one kind, read as its key."""
 
     def read(value: object) -> UUID:
@@ -81,15 +81,15 @@ def within_rule(fault: Callable[[str], str | None]) -> AfterValidator:
 
 
 Moment = Annotated[datetime, BeforeValidator(_moment)]
-SubscriptionKey = Annotated[UUID, _id(SUBSCRIPTION), WithJsonSchema(id_schema(SUBSCRIPTION))]
-EventKey = Annotated[UUID, _id(EVENT), WithJsonSchema(id_schema(EVENT))]
-SecretKey = Annotated[UUID, _id(SECRET), WithJsonSchema(id_schema(SECRET))]
-DeliveryKey = Annotated[UUID, _id(DELIVERY), WithJsonSchema(id_schema(DELIVERY))]
+SubscriptionKey = Annotated[UUID, id_of(SUBSCRIPTION), WithJsonSchema(id_schema(SUBSCRIPTION))]
+EventKey = Annotated[UUID, id_of(EVENT), WithJsonSchema(id_schema(EVENT))]
+SecretKey = Annotated[UUID, id_of(SECRET), WithJsonSchema(id_schema(SECRET))]
+DeliveryKey = Annotated[UUID, id_of(DELIVERY), WithJsonSchema(id_schema(DELIVERY))]
 Tenant = Annotated[str, within_rule(tenant_fault), Field(json_schema_extra=TENANT_SCHEMA)]
 EventType = Annotated[str, within_rule(type_fault), Field(json_schema_extra=TYPE_SCHEMA)]
 Source = Annotated[str, within_rule(source_fault), Field(json_schema_extra=SOURCE_SCHEMA)]
 ExternalId = Annotated[str, within_rule(id_fault), Field(json_schema_extra=ID_SCHEMA)]
-ReplayKey = Annotated[UUID, _id(REPLAY), WithJsonSchema(id_schema(REPLAY))]
+ReplayKey = Annotated[UUID, id_of(REPLAY), WithJsonSchema(id_schema(REPLAY))]
 Cursor = Annotated[UUID, BeforeValidator(_cursor), WithJsonSchema({"type": "string"})]
 
 

@@ -112,4 +112,10 @@ class Upkeep:
                 forgotten = _FORGOTTEN_AT_ONCE
                 while forgotten == _FORGOTTEN_AT_ONCE:
                     forgotten = len(await connection.fetch(statement, age_s, _FORGOTTEN_AT_ONCE))
+            audit_s = settings.audit_days * 86_400.0
+            forgotten = _FORGOTTEN_AT_ONCE
+            while forgotten == _FORGOTTEN_AT_ONCE:
+                async with connection.transaction():
+                    await connection.execute(upkeep.MAY_FORGET_AUDIT, str(audit_s))
+                    forgotten = len(await connection.fetch(upkeep.FORGET_AUDIT, audit_s, _FORGOTTEN_AT_ONCE))
             await connection.execute(sql.FORGET_DISPATCHERS, _FORGET_AFTER_LIVES * self._heartbeat.times.liveness_s)

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from consumer_api.bootstrap import open_api
 from dispatcher.bootstrap import open_dispatcher
 from hookhare.inbox import open_inbox
+from hookhare.key_records import record_key
 from hookhare.settings_list import log_unknown
 from infra.crypto import new_key
 from infra.embedded import make_home, open_embedded_postgres, read_or_make_key
@@ -134,7 +135,8 @@ async def _admin_key(settings: Settings, path: Path) -> str:
         kept = _read(path)
         if kept is not None and await api_keys.find(connection, kept) is not None:
             return kept  # one that the database does not know is of another database, or was revoked
-        key, _ = await api_keys.create(connection, "hookhare dev")
+        key, row = await api_keys.create(connection, "hookhare dev")
+        await record_key(connection, "created", after=row)
         _write_private(path, key)
         return key
 

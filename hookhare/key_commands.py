@@ -59,6 +59,7 @@ def create_key(
 
     Needs HOOKHARE_DATABASE_URL. Callers send it as `Authorization: Bearer <key>`.
     """
+    from hookhare.key_records import record_key
     from infra.store import api_keys
 
     async def main() -> None:
@@ -74,6 +75,7 @@ def create_key(
                 expires_at=expires_at,
                 rate_per_min=requests_per_min,
             )
+            await record_key(conn, "created", after=row)
         whose = "an admin key" if tenant is None else f"a key of the tenant {tenant}"
         _say(f"the key of {row.name!r}, {public_id(API_KEY, row.id)}, {whose}, shown only now:")
         typer.echo(key)
@@ -117,12 +119,16 @@ def revoke_key(key_id: KeyId) -> None:
 
     Needs HOOKHARE_DATABASE_URL.
     """
+    from hookhare.key_records import record_key
     from infra.store import api_keys
 
     async def main() -> int:
         wanted = parse_id(API_KEY, key_id, field="KEY_ID")
         async with _transaction() as conn:
+            before = (await api_keys.lock(conn, [wanted])).get(wanted)
             row = await api_keys.revoke(conn, wanted)
+            if row is not None:
+                await record_key(conn, "revoked", before=before, after=row)
         _say("hookhare: there is no such key, or it was revoked already" if row is None else f"revoked {row.name!r}")
         return 1 if row is None else 0
 
@@ -140,6 +146,7 @@ def rotate_key(
 
     Needs HOOKHARE_DATABASE_URL.
     """
+    from hookhare.key_records import record_key
     from infra.store import api_keys
 
     async def main() -> int:
@@ -150,6 +157,8 @@ def rotate_key(
                 _say("hookhare: there is no such key, or it has ended or was rotated already")
                 return 1
             key, new, old = await api_keys.rotate(conn, row, overlap_s=overlap_s)
+            await record_key(conn, "rotated", before=row, after=old)
+            await record_key(conn, "created", after=new)
         _say(
             f"the old key ends at {_moment(old.expires_at)}; the new one, {public_id(API_KEY, new.id)}, shown only now:"
         )

@@ -121,6 +121,7 @@ class Settings(BaseSettings):
         3600, description="how often partitions and old keys are looked after, in seconds"
     )
     retention_days: Count = Field(30, description="days that events, deliveries and attempts are kept")
+    audit_days: Count = Field(365, le=36_500, description="days that the audit log is kept")
     partitions_ahead_days: Count = Field(3, description="days that partitions are made in advance")
 
     # Egress

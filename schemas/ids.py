@@ -20,6 +20,7 @@ ATTEMPT: Final = "att"
 DEAD_LETTER: Final = "dl"
 REPLAY: Final = "rpl"
 API_KEY: Final = "key"
+AUDIT_ENTRY: Final = "aud"
 SECRET: Final = "sec"  # noqa: S105 -- a prefix
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, lower case, as the TypeID specification 0.3

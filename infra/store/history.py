@@ -137,7 +137,7 @@ async def list_events(
     if after is not None:
         sizes = sizes.where(table.c.id < after)
     found = await fetch(conn, sizes.order_by(table.c.id.desc()).limit(limit + 1))
-    shown = _within([record["size_bytes"] for record in found], most_rows=limit, most_bytes=MAX_PAGE_BYTES)
+    shown = within([record["size_bytes"] for record in found], most_rows=limit, most_bytes=MAX_PAGE_BYTES)
     if not shown:
         return Page([], None)
     ids = [record["id"] for record in found[:shown]]
@@ -146,7 +146,7 @@ async def list_events(
     return Page([EventRow(**record) for record in records], ids[-1] if len(found) > shown else None)
 
 
-def _within(sizes_bytes: Sequence[int], *, most_rows: int, most_bytes: int) -> int:
+def within(sizes_bytes: Sequence[int], *, most_rows: int, most_bytes: int) -> int:
     """How many of the first rows fit; the first always does."""
     total_bytes = 0
     for number, size_bytes in enumerate(sizes_bytes[:most_rows]):

@@ -16,6 +16,7 @@ class Owned(StrEnum):
     REPLAY = "replays"
     ATTEMPT = "attempts"
     API_KEY = "api_keys"
+    AUDIT_ENTRY = "audit_log"
 
 
 _OF_ITS_DELIVERY = "SELECT tenant FROM deliveries WHERE id = (SELECT delivery_id FROM attempts WHERE id = $1)"

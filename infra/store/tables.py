@@ -332,20 +332,24 @@ operational_events = Table(
     _moment("created_at", now=True),
 )
 
-# Who changed what. Rows are added and never changed.
+# Who changed what. Rows are added and never changed, which triggers see to (v0015).
 audit_log = Table(
     "audit_log",
     metadata,
     Column("id", UUID, primary_key=True),
     Column("tenant", Text),  # whose the target is; NULL: of the installation
-    Column("key_id", UUID, nullable=False),
+    Column("key_id", UUID),  # NULL: the command `hookhare` on the database itself
     Column("action", Text, nullable=False),  # subscription.updated
     Column("target", Text, nullable=False),  # its public id
     Column("address", Text),  # that the request came from
-    Column("request_id", Text, nullable=False),
+    Column("request_id", Text),
     Column("before", JSONB),  # as the API shows it, so without secrets
     Column("after", JSONB),
     _moment("created_at", now=True),
+    Index("audit_log_by_tenant", "tenant", "id"),
+    Index("audit_log_by_key", "key_id", "id"),
+    Index("audit_log_by_target", "target", "id"),
+    Index("audit_log_by_action", "action", "id"),
 )
 
 # The embedded mode's broker (infra/broker/postgres.py).

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hookhare.cli import app
-from infra.store import api_keys
+from infra.store import api_keys, audit
 from infra.store.store import Store
 
 
@@ -80,3 +80,32 @@ async def test_a_key_is_revoked_once(store: Store) -> None:
     assert await find(store, made.stdout) is None
     assert "revoked already" in (await run("revoke", key_id(made), code=1)).stderr
     await run("rotate", key_id(made), code=1)
+
+
+async def test_what_the_commands_change_is_in_the_audit_log(store: Store) -> None:
+    made = await run("create", "--name", "shop", "--tenant", "acme")
+    rotated = await run("rotate", key_id(made), "--overlap-s", "60")
+    await run("revoke", key_id(rotated))
+    await run("revoke", key_id(rotated), code=1)
+    async with store.connection() as conn:
+        entries = (await audit.list_page(conn, audit.AuditFilter(), after=None, limit=10)).rows
+    old, new = key_id(made), key_id(rotated)
+    assert [(entry.action, entry.target) for entry in reversed(entries)] == [
+        ("key.created", old),
+        ("key.rotated", old),
+        ("key.created", new),
+        ("key.revoked", new),
+    ]
+    assert {(entry.tenant, entry.key_id, entry.address, entry.request_id) for entry in entries} == {
+        ("acme", None, None, None)
+    }
+    revoked, created, changed, _ = entries
+    assert revoked.before is not None
+    assert revoked.after is not None
+    assert (revoked.before["state"], revoked.after["state"]) == ("active", "revoked")
+    assert created.before is None
+    assert changed.after is not None
+    assert changed.after["replaced_by"] == new
+    told = repr([(entry.before, entry.after) for entry in entries])
+    assert made.stdout.strip() not in told
+    assert rotated.stdout.strip() not in told

@@ -23,6 +23,7 @@ from infra.store.store import Store
 from schemas.ids import (
     API_KEY,
     ATTEMPT,
+    AUDIT_ENTRY,
     DEAD_LETTER,
     DELIVERY,
     EVENT,
@@ -70,6 +71,7 @@ async def populate(api: ApiClient, store: Store, name: str) -> Tenant:
         attempts = [await rows.add_attempt(conn, one, url=url) for one in (dead, held)]
         letter = await conn.fetchval("SELECT id FROM dead_letters WHERE delivery_id = $1", dead)
         key = await conn.fetchval("SELECT id FROM api_keys WHERE tenant = $1", name)
+        entry = await conn.fetchval("SELECT id FROM audit_log WHERE target = $1", subscription_id)
     replay = await client.post("/v1/replays", {"subscription_id": subscription_id, "max_per_s": 0.01})
     ids = {
         "subscription_id": subscription_id,
@@ -79,12 +81,13 @@ async def populate(api: ApiClient, store: Store, name: str) -> Tenant:
         "dead_letter_id": public_id(DEAD_LETTER, letter),
         "replay_id": replay["id"],
         "key_id": public_id(API_KEY, key),
+        "audit_entry_id": public_id(AUDIT_ENTRY, entry),
         "secret_id": made["secrets"][0]["id"],
         "external_id": external_id,
         "tenant": name,
         "cursor": encode_cursor(event),
     }
-    keys = [subscription, event, dead, held, *attempts, letter, key, parse_id(REPLAY, replay["id"])]
+    keys = [subscription, event, dead, held, *attempts, letter, key, entry, parse_id(REPLAY, replay["id"])]
     shown = [value for field, value in ids.items() if field != "cursor"]
     return Tenant(client, ids, (*shown, public_id(DELIVERY, held), f".{name}.", *map(str, keys)))
 

@@ -71,6 +71,8 @@ ROUTES = [
     ("PATCH", "/v1/keys/x"),
     ("POST", "/v1/keys/x/rotate"),
     ("POST", "/v1/keys/x/revoke"),
+    ("GET", "/v1/audit-log"),
+    ("GET", "/v1/audit-log/x"),
 ]
 
 

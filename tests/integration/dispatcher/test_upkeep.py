@@ -20,6 +20,7 @@ from tests.support.seed import Seed
 from tests.support.waiting import eventually
 
 DAYS = 30
+AUDIT_DAYS = 400
 
 # What makes one row, `$2` ago; `$1` is its id. And how old it may become.
 KEPT = {
@@ -37,6 +38,13 @@ KEPT = {
         ),
         timedelta(days=DAYS),
     ),
+    "audit_log": (
+        (
+            "INSERT INTO audit_log (id, action, target, created_at) "
+            "VALUES ($1, 'key.created', 'x', clock_timestamp() - $2::interval)"
+        ),
+        timedelta(days=AUDIT_DAYS),
+    ),
     "event_keys": (
         (
             "INSERT INTO event_keys (tenant, source, external_id, event_id, digest, created_at) "
@@ -53,7 +61,13 @@ KEPT = {
 
 @pytest.fixture
 def kept(store: Store, lanes: Lanes, heartbeat: Heartbeat, telemetry: Telemetry) -> Upkeep:
-    return Upkeep(store, lanes, heartbeat, telemetry, read_settings(retention_days=DAYS, dedupe_window_s=7 * 86_400))
+    return Upkeep(
+        store,
+        lanes,
+        heartbeat,
+        telemetry,
+        read_settings(retention_days=DAYS, audit_days=AUDIT_DAYS, dedupe_window_s=7 * 86_400),
+    )
 
 
 @pytest.mark.parametrize("table", KEPT)
