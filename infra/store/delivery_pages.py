@@ -2,7 +2,7 @@
 
 A page is read from a stream: rows that an index has in this order. What the index does not know is looked at row by
 row, in at most SCANNED_ROWS of them. So a page may be short of its limit, and even empty, with more to come; its cursor
-is where the looking ended.
+is where the looking ended. That may be at a row of another tenant, so a cursor is never the key of what is not shown.
 
 | asked for | the stream |
 |---|---|
@@ -28,6 +28,7 @@ from infra.store import tables
 from infra.store.attempts import AttemptedFilter, attempted_conditions
 from infra.store.deliveries import DeliveryRow
 from infra.store.history import DeliveryFilter, time_conditions
+from infra.store.owners import Owned, tenant_of
 from infra.store.query import Page, columns, fetch
 from schemas.deliveries import Status
 from schemas.ids import key_ms
@@ -38,6 +39,9 @@ OWNERS: Final = 100
 # How many rows cost as much as one whose attempts are read, or as one of a merge, whose rows lie apart (measured).
 _AMID_ATTEMPTS: Final = 10
 _AMID_OTHERS: Final = 2
+
+# Bits of a key that are hashed. A row between the two keys would be looked at twice: one page in billions has one.
+_NOT_TOLD: Final = (1 << 40) - 1
 
 _GIVEN_UP: Final = frozenset({Status.DEAD, Status.CANCELED})
 
@@ -60,14 +64,20 @@ async def list_page(
     async with conn.transaction():
         await conn.execute(_PLAN_ANEW)
         owners = await _owners(conn, wanted.deliveries)
-        if owners == 0:
+        if owners == 0 or not await _of_its_tenant(conn, wanted.deliveries):
             return Page([], None)
         most = limit + 1 if _in_the_index(wanted) else _share(scanned_rows, wanted, owners, least=limit + 1)
         stream = _stream(wanted.deliveries, owners, after, most)
         records = await fetch(conn, _sought(stream, attempted_conditions(wanted), most).limit(limit + 1))
     shown = records[:limit]
     more = len(records) > limit or (bool(shown) and shown[-1]["place"] == most)
-    return Page([_row(record) for record in shown if record["sought"]], shown[-1]["id"] if more else None)
+    return Page([_row(record) for record in shown if record["sought"]], _behind(shown[-1]) if more else None)
+
+
+def _behind(record: asyncpg.Record) -> UUID:
+    """Where to go on after this row; of one that is not shown, a key a little above its own, which it does not tell."""
+    key: UUID = record["id"]
+    return key if record["sought"] else UUID(int=(key.int | _NOT_TOLD) + 1)
 
 
 def _in_the_index(wanted: AttemptedFilter) -> bool:
@@ -92,6 +102,13 @@ async def _owners(conn: asyncpg.Connection, wanted: DeliveryFilter) -> int | Non
         return None
     number: int = await conn.fetchval(_COUNT_OWNERS, wanted.tenant, OWNERS + 1)
     return number if number <= OWNERS else None
+
+
+async def _of_its_tenant(conn: asyncpg.Connection, wanted: DeliveryFilter) -> bool:
+    """Whether the subscription that is asked for is of the tenant; else not even how long its stream is may be told."""
+    if wanted.tenant is None or wanted.subscription_id is None:
+        return True
+    return await tenant_of(conn, Owned.SUBSCRIPTION, wanted.subscription_id) == wanted.tenant
 
 
 def _stream(wanted: DeliveryFilter, owners: int | None, after: UUID | None, most: int) -> Select[Any]:

@@ -113,6 +113,26 @@ async def test_a_tenant_with_too_many_subscriptions_to_merge_sees_its_own(
     assert {row.tenant for row in merged} == {"acme"}
 
 
+async def test_a_cursor_is_no_key_of_a_row_that_is_not_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another tenant's. Nor is there a cursor where the subscription is another's."""
+    monkeypatch.setattr(delivery_pages, "OWNERS", 2)
+    async with store.transaction() as conn:
+        _, others, *_ = await _seed(conn)
+        acmes = AttemptedFilter(DeliveryFilter(tenant="acme", event_type="a.b"))
+        every = {row["id"]: row["tenant"] for row in await conn.fetch("SELECT id, tenant FROM deliveries")}
+        after: UUID | None = None
+        cursors: list[UUID | None] = []
+        while not cursors or after is not None:
+            page = await delivery_pages.list_page(conn, acmes, after=after, limit=4, scanned_rows=SCANNED)
+            cursors.append(after := page.next_after)
+        assert len(cursors) > 3
+        assert {every[cursor] for cursor in cursors if cursor in every} <= {"acme"}
+        for status_class, limit in ((None, 1), (StatusClass.NONE, 1)):
+            wanted = AttemptedFilter(DeliveryFilter(tenant="acme", subscription_id=others), status_class)
+            page = await delivery_pages.list_page(conn, wanted, after=None, limit=limit, scanned_rows=SCANNED)
+            assert (page.rows, page.next_after) == ([], None)
+
+
 @pytest.mark.parametrize("days", [TimeRange(), TimeRange(NOW - timedelta(days=20), NOW - timedelta(days=3))])
 async def test_a_page_reads_no_more_than_it_may_also_where_nothing_is_found(store: Store, days: TimeRange) -> None:
     """Not even the sixth time, when PostgreSQL would keep a plan that knows no bounds."""
