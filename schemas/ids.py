@@ -23,6 +23,9 @@ API_KEY: Final = "key"
 AUDIT_ENTRY: Final = "aud"
 SECRET: Final = "sec"  # noqa: S105 -- a prefix
 
+# How far apart the clocks of two machines may be: what accepts events may be 5 minutes ahead (`schemas.events`).
+CLOCKS_APART_MS: Final = 600_000
+
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, lower case, as the TypeID specification 0.3
 _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
@@ -71,6 +74,11 @@ def delivery_key(event: UUID, subscription: UUID) -> UUID:
 def key_ms(key: UUID) -> int:
     """Milliseconds since the epoch that a key was made at."""
     return key.int >> 80
+
+
+def least_key_after(key: UUID) -> UUID:
+    """A bound below the keys of all that was made after this one, also where a clock is behind (`CLOCKS_APART_MS`)."""
+    return UUID(int=max(0, key_ms(key) - CLOCKS_APART_MS) << 80)
 
 
 def first_key_at(moment: datetime) -> UUID:

@@ -5,11 +5,26 @@ by reading from the newest one down; whoever asks bounds how long that may take.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import ColumnElement, Integer, LargeBinary, Text, and_, case, cast, exists, func, literal, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    LargeBinary,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 
 from infra.store import tables
@@ -17,8 +32,9 @@ from infra.store.history import ANY_TIME, AttemptRow, DeliveryFilter, TimeRange,
 from infra.store.outcomes import Missing
 from infra.store.query import Page, columns, equal, fetch, fetch_page
 from schemas.deliveries import StatusClass
-from schemas.ids import key_ms
+from schemas.ids import CLOCKS_APART_MS, least_key_after
 
+_CLOCKS_APART: Final = timedelta(milliseconds=CLOCKS_APART_MS)
 _NO_ANSWER: Final = 0  # in place of a status
 
 
@@ -53,12 +69,12 @@ async def list_page(
     table, of = tables.attempts, tables.deliveries
     conditions = equal((table.c.delivery_id, wanted.delivery_id), (table.c.outcome, wanted.outcome))
     if wanted.delivery_id is not None:  # an attempt is made after its delivery
-        conditions.append(table.c.id >= UUID(int=key_ms(wanted.delivery_id) << 80))
+        conditions.append(table.c.id >= least_key_after(wanted.delivery_id))
     if wanted.status_class is not None:
         conditions.append(_in_class(func.coalesce(table.c.status_code, _NO_ANSWER), wanted.status_class))
     theirs = equal((of.c.subscription_id, wanted.subscription_id), (of.c.tenant, wanted.tenant))
     if theirs:
-        before = TimeRange(before=wanted.started.before)
+        before = TimeRange(before=wanted.started.before and wanted.started.before + _CLOCKS_APART)
         conditions.append(exists().where(of.c.id == table.c.delivery_id, *theirs, *time_conditions(of, before)))
     conditions += time_conditions(table, wanted.started)
     return await fetch_page(conn, table, AttemptRow, conditions, after=after, limit=limit)
@@ -87,9 +103,11 @@ def attempted_conditions(wanted: AttemptedFilter) -> list[ColumnElement[bool]]:
 
 
 def _of_the_delivery() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Attempts at the row of `deliveries`; with a bound on their ids by its milliseconds, which skips earlier days."""
+    """Attempts at the row of `deliveries`, bounded by `least_key_after` it, which skips earlier days."""
     of = tables.deliveries.c.id
-    least = cast(func.left(cast(of, Text), 13) + "-0000-0000-000000000000", postgresql.UUID)
+    hexadecimal = literal("x").concat(func.left(func.replace(cast(of, Text), "-", ""), 12))
+    least_ms = cast(cast(hexadecimal, postgresql.BIT(48)), BigInteger) - CLOCKS_APART_MS
+    least = cast(func.lpad(func.to_hex(least_ms), 12, "0").concat("0" * 20), postgresql.UUID)
     return tables.attempts.c.delivery_id == of, tables.attempts.c.id >= least
 
 

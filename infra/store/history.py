@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Table, exists, func, select
 from infra.store import tables
 from infra.store.outcomes import Missing
 from infra.store.query import Page, columns, equal, fetch
-from schemas.ids import first_key_at, key_ms
+from schemas.ids import first_key_at, key_ms, least_key_after
 
 MAX_PAGE_BYTES: Final = 4_194_304
 
@@ -198,7 +198,7 @@ async def attempts_of(conn: asyncpg.Connection, delivery_id: UUID, *, limit: int
         select(*columns(table, AttemptRow))
         .where(table.c.delivery_id == delivery_id)
         # An attempt is made after its delivery: earlier partitions need no look.
-        .where(table.c.id >= UUID(int=key_ms(delivery_id) << 80))
+        .where(table.c.id >= least_key_after(delivery_id))
         .order_by(table.c.id.desc())
         .limit(limit),
     )

@@ -58,6 +58,25 @@ async def test_attempts_are_listed_newest_first_and_filtered(api: ApiClient, sto
     assert (shown["id"], shown["delivery_id"], shown["status_code"]) == (ids[0], public_id(DELIVERY, one), 500)
 
 
+async def test_attempts_are_found_where_what_accepted_the_event_has_a_clock_that_is_ahead(
+    api: ApiClient, store: Store
+) -> None:
+    """By five minutes, as far as it is believed. The ids of its deliveries are above those of their attempts then."""
+    now = datetime.now(UTC)
+    async with store.transaction() as conn:
+        subscription = (await rows.add_subscription(conn, tenant="acme")).id
+        delivery = await rows.add_delivery(conn, subscription, "retrying", tenant="acme", at=now + timedelta(minutes=5))
+        attempt = public_id(ATTEMPT, await rows.add_attempt(conn, delivery, response_body=b"needle"))
+    delivery_id = public_id(DELIVERY, delivery)
+    assert [one["id"] for one in (await api.get(f"{DELIVERIES}/{delivery_id}"))["attempts"]] == [attempt]
+    soon = (now + timedelta(minutes=1)).isoformat()
+    for query in ({"delivery_id": delivery_id}, {"tenant": "acme", "created_before": soon}):
+        assert _ids(await api.get(ATTEMPTS, **query)) == [attempt], query
+    within = {"created_after": now.isoformat(), "created_before": (now + timedelta(minutes=9)).isoformat()}
+    for query in ({"status_class": "5xx"}, {"text": "needle", **within}):
+        assert _ids(await api.get(DELIVERIES, **query)) == [delivery_id], query
+
+
 async def test_a_stranger_sees_no_attempt(api: ApiClient, store: Store) -> None:
     _, (attempt,), _ = await _add(store, {"response_body": b"needle"}, tenant="acme")
     async with store.transaction() as conn:
