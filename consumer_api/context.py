@@ -12,6 +12,7 @@ from infra.broker.base import Broker
 from infra.crypto import Vault
 from infra.early_check import EarlyCheck
 from infra.settings import Settings
+from infra.store.idempotency import Claimed
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 from schemas.scopes import Scope
@@ -61,5 +62,5 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 ADDRESS: Final = web.RequestKey("address", str)  # that the request comes from, as consumer_api/addresses.py has it
 CALLER: Final = web.RequestKey("caller", Caller)
 STANDING: Final = web.RequestKey("standing", Standing)
-SEED: Final = web.RequestKey("seed", UUID)  # of a request that is done once: what its fresh ids are made of
+CLAIMED: Final = web.RequestKey("claimed", Claimed)  # of a request that is done once
 NOT_SETTLED: Final = web.RequestKey("not_settled", bool)  # true: part of it is to be asked again

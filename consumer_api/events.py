@@ -9,7 +9,7 @@ from uuid import UUID
 from aiohttp import web
 
 from consumer_api.answers import json_answer
-from consumer_api.context import BROKER, CALLER, SEED, SETTINGS, STORE, TELEMETRY
+from consumer_api.context import BROKER, CALLER, CLAIMED, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.idempotency import fresh_id
@@ -68,7 +68,7 @@ async def publish(request: web.Request) -> web.Response:
     settings, now, made_id = request.app[SETTINGS], datetime.now(UTC), fresh_id(request)
     accepted_ms = int(now.timestamp() * 1000)
     event = await read_requested(request, now=now, fresh_id=made_id)
-    may_be_known = event.external_id != made_id or SEED in request
+    may_be_known = event.external_id != made_id or CLAIMED in request
     if may_be_known and (known := await _known(request, event)) is not None:
         return known
     with publish_span(request) as traceparent:

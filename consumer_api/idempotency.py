@@ -1,10 +1,11 @@
 """`Idempotency-Key`: a POST that creates is done once, however often it is sent.
 
-Scoped to the API key and the route. The answer is kept (encrypted, since it may show a secret) and given again; an
-answer of 429 or 5xx is not, and then the next request with the key does it. A process that dies leaves its request
-released after `IN_FLIGHT_S`. Ids that `fresh_id` makes are the same each time, so that events are published once all
-the same. The answer is not stored in the transaction of what was done: a process that dies between the two does
-anything else than events twice.
+Scoped to the API key and the route. The answer is kept (encrypted, since it may show a secret) and given again. One
+that may be another the next time is not (409, 422, 429, 5xx), and then the next request with the key does it.
+
+A process that dies leaves its request released after `IN_FLIGHT_S`. What it did is not done twice all the same: `keep`
+stores an answer in the transaction of what it tells of, and ids that `fresh_id` makes are the same each time, so that
+an event which is published again is a duplicate.
 """
 
 import hashlib
@@ -13,13 +14,14 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import uuid5
 
+import asyncpg
 import orjson
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from uuid_utils.compat import uuid7
 
-from consumer_api.context import CALLER, NOT_SETTLED, SEED, SETTINGS, STORE, VAULT
+from consumer_api.context import CALLER, CLAIMED, NOT_SETTLED, SETTINGS, STORE, VAULT
 from consumer_api.errors import RETRY_AFTER_S, ApiError, ErrorCode, Fault, conflict
 from consumer_api.middleware import answered
 from consumer_api.reading import read_body
@@ -36,14 +38,25 @@ REPLAYED_HEADER: Final = "Idempotency-Replayed"
 MAX_ANSWER_BYTES: Final = 2_097_152  # a larger one is not kept
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_KEPT_HEADERS: Final = ("Content-Type", "Location")
-_TOO_MANY: Final = 429
+_KEPT_HEADERS: Final = ("Content-Type", "Location", "ETag")
+_NOT_FOR_GOOD: Final = frozenset({409, 422, 429})  # what stands in the way may be gone the next time
 
 
 def fresh_id(request: web.Request, number: int = 0) -> str:
     """An id for the request's event of this number; of a request with an Idempotency-Key, the same each time."""
-    seed = request.get(SEED)
-    return str(uuid7()) if seed is None else str(uuid5(seed, str(number)))
+    claimed = request.get(CLAIMED)
+    return str(uuid7()) if claimed is None else str(uuid5(claimed.seed, str(number)))
+
+
+async def keep(request: web.Request, conn: asyncpg.Connection, answer: web.Response) -> web.Response:
+    """The answer, kept if the request is to be done once. Last in the transaction of what it tells of: both or none.
+
+    Raises 409 where the request took so long that it was released, and is somebody else's to do by now.
+    """
+    claimed = request.get(CLAIMED)
+    if claimed is not None and not await idempotency.finish(conn, claimed, _kept(request, answer)):
+        raise _in_flight()
+    return answer
 
 
 def once(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
@@ -56,7 +69,7 @@ def once(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
             return await handler(request)
         if not _KEY.fullmatch(key):
             raise InvalidInput.of(KEY_HEADER, "must be 1 to 255 visible ASCII characters")
-        said = b"%b\n%b" % (request.rel_url.raw_query_string.encode(), await read_body(request))
+        said = b"%b\n%b" % (request.rel_url.raw_path_qs.encode(), await read_body(request))
         digest = hashlib.sha256(said).digest()
         asked = Asked(request[CALLER].key_id, f"{route.method} {route.path}", key, digest)
         lifetime_s = request.app[SETTINGS].idempotency_s
@@ -64,9 +77,9 @@ def once(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
             found = await idempotency.claim(conn, asked, lifetime_s=lifetime_s)
         if isinstance(found, Before):
             return _again(request.app[VAULT], found)
-        request[SEED] = found.seed
+        request[CLAIMED] = found
         response = await answered(request, handler)
-        await _finish(request, asked, found, response)
+        await _finish(request, found, response)
         return response
 
     return do_once
@@ -77,9 +90,7 @@ def _again(vault: Vault, before: Before) -> web.Response:
         message = f"{KEY_HEADER}: was used for another request; a new request needs a new key"
         raise ApiError(Fault(422, ErrorCode.IDEMPOTENCY_MISMATCH, message))
     if before.answer is None:
-        message = "the request with this key is under way"
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
-        raise ApiError(Fault(409, ErrorCode.IDEMPOTENCY_IN_FLIGHT, message, headers=headers))
+        raise _in_flight()
     try:
         head, _, body = vault.decrypt(before.answer).partition(b"\n")
     except SecretUnreadable:
@@ -88,11 +99,20 @@ def _again(vault: Vault, before: Before) -> web.Response:
     return web.Response(status=status, headers=headers | {REPLAYED_HEADER: "true"}, body=body)
 
 
-async def _finish(request: web.Request, asked: Asked, claimed: Claimed, response: web.StreamResponse) -> None:
-    """Keep the answer or release the request. Where the database is away just now, it stays in flight for a while."""
+def _in_flight() -> ApiError:
+    message = "the request with this key is under way"
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return ApiError(Fault(409, ErrorCode.IDEMPOTENCY_IN_FLIGHT, message, headers=headers))
+
+
+async def _finish(request: web.Request, claimed: Claimed, response: web.StreamResponse) -> None:
+    """Keep the answer, where the handler has not, or release the request.
+
+    Where the database is away just now, it stays in flight for a while.
+    """
     try:
         async with request.app[STORE].transaction() as conn:
-            await idempotency.finish(conn, asked, claimed, _kept(request, response))
+            await idempotency.finish(conn, claimed, _kept(request, response))
     except StoreError as error:
         log.warning("idempotency.not_kept", error=str(error))
 
@@ -101,7 +121,7 @@ def _kept(request: web.Request, response: web.StreamResponse) -> bytes | None:
     body = response.body if isinstance(response, web.Response) else None
     if not isinstance(body, bytes) or len(body) > MAX_ANSWER_BYTES:
         return None
-    if response.status >= 500 or response.status == _TOO_MANY or request.get(NOT_SETTLED, False):
+    if response.status >= 500 or response.status in _NOT_FOR_GOOD or request.get(NOT_SETTLED, False):
         return None
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
     return request.app[VAULT].encrypt(orjson.dumps([response.status, headers]) + b"\n" + body)

@@ -15,6 +15,7 @@ from consumer_api.commands import ReplayCreate
 from consumer_api.context import SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
+from consumer_api.idempotency import keep
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_count_view, replay_view, replay_with_progress_view
 from consumer_api.queries import ReplaysQuery
@@ -84,7 +85,8 @@ async def create(request: web.Request) -> web.Response:
         row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=now)
         view = replay_view(row)
         await audit.record(request, conn, "replay.created", view["id"], tenant=row.tenant, after=view)
-    return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
+        location = {"Location": f"/v1/replays/{view['id']}"}
+        return await keep(request, conn, json_answer(view, status=202, headers=location))
 
 
 async def list_replays(request: web.Request) -> web.StreamResponse:

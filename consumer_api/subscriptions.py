@@ -17,6 +17,7 @@ from consumer_api.context import EARLY_CHECK, SETTINGS, STORE, VAULT
 from consumer_api.destinations import check_certificates, check_kept, check_together
 from consumer_api.errors import ErrorCode, conflict
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
+from consumer_api.idempotency import keep
 from consumer_api.outcomes import done
 from consumer_api.presentation import replay_view
 from consumer_api.queries import SubscriptionsQuery
@@ -89,6 +90,7 @@ def routes() -> list[Route]:
         Route(
             method="POST",
             path=f"{one}/recover",
+            idempotent=True,
             handler=recover,
             scope=Scope.REPLAYS_WRITE,
             body=Recovery,
@@ -135,9 +137,9 @@ async def create(request: web.Request) -> web.Response:
             **_rate(wanted.rate_limit),
         )
         await record(request, conn, "created", None, row)
-    view = shown(request, row, new=secrets)
-    location = {"Location": f"/v1/subscriptions/{view['id']}"}
-    return json_answer(view, status=201, headers=location | tagged(row))
+        view = shown(request, row, new=secrets)
+        location = {"Location": f"/v1/subscriptions/{view['id']}"}
+        return await keep(request, conn, json_answer(view, status=201, headers=location | tagged(row)))
 
 
 async def list_subscriptions(request: web.Request) -> web.StreamResponse:
@@ -212,7 +214,8 @@ async def recover(request: web.Request) -> web.Response:
         replay = await replays.create(conn, replay_id=uuid7(), wanted=dead, max_per_s=max_per_s, now=now)
         view, target = replay_view(replay), public_id(SUBSCRIPTION, subscription_id)
         await audit.record(request, conn, "subscription.recovered", target, tenant=row.tenant, after=view)
-    return json_answer(view, status=202, headers={"Location": f"/v1/replays/{view['id']}"})
+        location = {"Location": f"/v1/replays/{view['id']}"}
+        return await keep(request, conn, json_answer(view, status=202, headers=location))
 
 
 def _patched(request: web.Request, row: SubscriptionRow, wanted: SubscriptionPatch) -> SubscriptionRow:

@@ -31,10 +31,11 @@ RETURNING seed
 
 _FIND: Final = "SELECT digest, answer FROM idempotency_keys WHERE api_key_id = $1 AND route = $2 AND key = $3"
 
-# Only by who claimed it last.
+# Only by who claimed it last, and once: what was kept with the work itself stays, whatever came of its request.
 _FINISH: Final = """
 UPDATE idempotency_keys SET answer = $5, claimed_at = NULL
-WHERE api_key_id = $1 AND route = $2 AND key = $3 AND claim = $4
+WHERE api_key_id = $1 AND route = $2 AND key = $3 AND claim = $4 AND answer IS NULL
+RETURNING true
 """
 
 
@@ -52,6 +53,7 @@ class Asked:
 class Claimed:
     """The request is the claimer's to do."""
 
+    asked: Asked
     claim: UUID
     seed: UUID
 
@@ -71,13 +73,18 @@ async def claim(conn: asyncpg.Connection, asked: Asked, *, lifetime_s: float) ->
         _CLAIM, asked.api_key_id, asked.route, asked.key, fresh, asked.digest, lifetime_s, float(IN_FLIGHT_S)
     )
     if seed is not None:
-        return Claimed(fresh, seed)
+        return Claimed(asked, fresh, seed)
     row = await conn.fetchrow(_FIND, asked.api_key_id, asked.route, asked.key)
     if row is None:  # forgotten just now
         return Before(same=True, answer=None)
     return Before(same=row["digest"] == asked.digest, answer=row["answer"])
 
 
-async def finish(conn: asyncpg.Connection, asked: Asked, claimed: Claimed, answer: bytes | None) -> None:
-    """Keep the answer (encrypted), or with None release the request to whoever asks it next."""
-    await conn.execute(_FINISH, asked.api_key_id, asked.route, asked.key, claimed.claim, answer)
+async def finish(conn: asyncpg.Connection, claimed: Claimed, answer: bytes | None) -> bool:
+    """Keep the answer (encrypted), or with None release the request to whoever asks it next.
+
+    False, and nothing done, where that was done, or the request is another claimer's by now.
+    """
+    asked = claimed.asked
+    done = await conn.fetchval(_FINISH, asked.api_key_id, asked.route, asked.key, claimed.claim, answer)
+    return done is not None

@@ -4,14 +4,18 @@ import asyncio
 from typing import Any
 from unittest.mock import patch
 
+from uuid_utils.compat import uuid7
+
 from infra.broker.postgres import PostgresBroker
 from infra.settings import Settings
-from infra.store import api_keys, upkeep
+from infra.store import api_keys, subscriptions, upkeep
 from infra.store.store import Store
 from schemas.errors import BrokerUnavailable, PublishTimeout
+from schemas.ids import SUBSCRIPTION, public_id
 from tests.support.api import Answer, ApiClient
 
 EVENTS = "/v1/events"
+SUBSCRIPTIONS = "/v1/subscriptions"
 EVENT = {"type": "a", "data": {"n": 1}}
 REPLAYED = "Idempotency-Replayed"
 
@@ -139,3 +143,58 @@ async def test_past_its_time_a_key_is_new_again_and_upkeep_forgets_it(
         await conn.execute("UPDATE idempotency_keys SET created_at = created_at - make_interval(days => 1)")
         assert len(await conn.fetch(upkeep.FORGET_IDEMPOTENCY_KEYS, settings.idempotency_s, 10)) == 1
     assert await _count(store, "idempotency_keys") == 0
+
+
+async def test_what_was_done_and_its_answer_are_stored_together(api: ApiClient, store: Store) -> None:
+    """A process that dies once it has done the work does not have it done again, nor waited for."""
+    subscription = {"url": "https://example.com", "event_types": ["#"]}
+
+    async def dies(*_: Any) -> None: ...
+
+    with patch("consumer_api.idempotency._finish", dies):
+        first = await _post(api, subscription, path=SUBSCRIPTIONS)
+        at = f"{SUBSCRIPTIONS}/{first.body['id']}"
+        replay = await _post(api, {"subscription_id": first.body["id"]}, path="/v1/replays")
+        recovery = await _post(api, {"since": replay.body["created_at"]}, path=f"{at}/recover")
+    assert (first.status, replay.status, recovery.status) == (201, 202, 202)
+    for answer, path, body in (
+        (first, SUBSCRIPTIONS, subscription),
+        (replay, "/v1/replays", {"subscription_id": first.body["id"]}),
+        (recovery, f"{at}/recover", {"since": replay.body["created_at"]}),
+    ):
+        again = await _post(api, body, path=path)
+        assert (again.status, again.raw, again.headers.get("ETag")) == (
+            answer.status,
+            answer.raw,
+            answer.headers.get("ETag"),
+        )
+        assert again.headers[REPLAYED] == "true"
+    assert (await _count(store, "subscriptions"), await _count(store, "replays")) == (1, 2)
+    elsewhere = at.replace(first.body["id"], public_id(SUBSCRIPTION, uuid7()))
+    other = await _post(api, {"since": replay.body["created_at"]}, path=f"{elsewhere}/recover")
+    assert (other.status, other.code) == (422, "idempotency_mismatch")
+
+
+async def test_who_was_taken_for_dead_does_nothing(api: ApiClient, store: Store) -> None:
+    """It was in flight for so long that the next request with its key does the work."""
+    whole = subscriptions.create
+
+    async def slow(*given: Any, **named: Any) -> Any:
+        async with store.transaction() as conn:
+            await conn.execute("UPDATE idempotency_keys SET claim = gen_random_uuid(), claimed_at = clock_timestamp()")
+        return await whole(*given, **named)
+
+    with patch.object(subscriptions, "create", slow):
+        late = await _post(api, {"url": "https://example.com", "event_types": ["#"]}, path=SUBSCRIPTIONS)
+    assert (late.status, late.code) == (409, "idempotency_in_flight")
+    assert await _count(store, "subscriptions") == 0
+
+
+async def test_what_stands_in_the_way_now_may_be_gone_the_next_time(api: ApiClient) -> None:
+    made = await api.post(SUBSCRIPTIONS, {"url": "https://example.com", "event_types": ["#"]}, status=201)
+    at, wanted = f"{SUBSCRIPTIONS}/{made['id']}", {"subscription_id": made["id"]}
+    await api.post(f"{at}/pause", status=200)
+    refused = await _post(api, wanted, path="/v1/replays")
+    assert (refused.status, refused.code) == (409, "conflict")
+    await api.post(f"{at}/resume", status=200)
+    assert (await _post(api, wanted, path="/v1/replays")).status == 202
