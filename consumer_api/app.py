@@ -79,7 +79,7 @@ def make_app(
     app[VAULT] = vault
     app[EARLY_CHECK] = early_check
     app[TELEMETRY] = telemetry
-    app[EXPORTS] = set()
+    app[EXPORTS] = []
     routes = all_routes()
     app[DOCUMENT] = Document(routes)
     added |= add_routes(app, routes)

@@ -56,7 +56,7 @@ TRIALS: Final = web.AppKey("trials", Trials)
 SETTINGS: Final = web.AppKey("settings", Settings)
 TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 
-EXPORTS: Final = web.AppKey[set[object]]("exports")  # those under way
+EXPORTS: Final = web.AppKey[list[str | None]]("exports")  # whose are under way: the tenants; None for an admin key's
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 ADDRESS: Final = web.RequestKey("address", str)  # that the request comes from, as consumer_api/addresses.py has it

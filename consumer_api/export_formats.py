@@ -3,8 +3,9 @@
 In CSV and XML what is nested is its JSON, and a moment is written as in JSON.
 
 CSV (RFC 4180; UTF-8, lines end in CRLF): null is the empty cell. A cell of text that a spreadsheet would take for a
-formula (it begins with =, +, -, @, a tab or a carriage return), or that begins with an apostrophe, gets an apostrophe
-in front. So a program takes one apostrophe off where there is one, and has what was there. Numbers are not touched.
+formula (it begins with =, +, - or @, also in full width, or with a tab or a line break), or that begins with an
+apostrophe, gets an apostrophe in front. So a program takes one apostrophe off where there is one, and has what was
+there. Numbers are not touched.
 
 XML (1.0, UTF-8): an element for each row, in it one for each field; null has the attribute nil. What XML 1.0 cannot
 hold (most control characters) is replaced by U+FFFD.
@@ -39,7 +40,7 @@ MEDIA_TYPES: Final[Mapping[ExportFormat, str]] = {
     ExportFormat.XML: "application/xml",
 }
 
-_FORMULA: Final = tuple("=+-@\t\r'")
+_FORMULA: Final = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")
 # Char of XML 1.0 section 2.2, the other way round.
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -2,7 +2,8 @@
 
 An export is read by keyset pages, each a short read of its own: no transaction is open while the caller downloads, and
 no more than one page is in memory. It has what is there when its place in the list is read; what is added meanwhile is
-not in it. When it cannot go on, the connection is cut amid the body, which no client takes for the end.
+not in it. When it cannot go on, be it because its key was revoked, the connection is cut amid the body, which no client
+takes for the end.
 """
 
 import asyncio
@@ -17,18 +18,21 @@ from aiohttp import web
 
 from consumer_api import views
 from consumer_api.answers import page_answer
-from consumer_api.context import EXPORTS
+from consumer_api.caller import unauthorized
+from consumer_api.context import CALLER, EXPORTS
 from consumer_api.errors import ApiError, ErrorCode, too_many_exports
 from consumer_api.export_formats import MEDIA_TYPES, ExportFormat, Writer, writer
 from consumer_api.queries import MAX_PAGE, ExportQuery
 from consumer_api.route import Media
 from consumer_api.searching import searching
+from infra.store import api_keys
 from infra.store.query import Page
 from schemas.errors import HookhareError, InvalidInput
 
 log = structlog.get_logger(__name__)
 
 MAX_EXPORTS: Final = 4  # at once in a process: each keeps a database connection busy
+MAX_OF_TENANT: Final = 2  # of these, or one that reads slowly would keep all others from theirs
 STALLED_S: Final = 30.0  # for as long a caller may take nothing
 
 LIST_ERRORS: Final = (ErrorCode.QUERY_TOO_BROAD, ErrorCode.OVERLOADED)
@@ -109,6 +113,8 @@ async def _parts(
     after, head = cursor, written.head
     while True:
         async with searching(request) as conn:
+            if not await api_keys.is_live(conn, request[CALLER].key_id):
+                raise unauthorized("the key was revoked or has expired")
             page = await read(conn, after=after, limit=MAX_PAGE)
         text = head + "".join(written.row(view(row)) for row in page.rows)
         head, after = "", page.next_after
@@ -134,12 +140,13 @@ def _wanted(request: web.Request, query: ExportQuery) -> ExportFormat:
 @contextmanager
 def _slot(request: web.Request) -> Iterator[None]:
     """One of the exports that may be under way."""
-    under_way = request.app[EXPORTS]
+    under_way, tenant = request.app[EXPORTS], request[CALLER].tenant
     if len(under_way) >= MAX_EXPORTS:
         raise too_many_exports(MAX_EXPORTS)
-    slot = object()
-    under_way.add(slot)
+    if tenant is not None and under_way.count(tenant) >= MAX_OF_TENANT:
+        raise too_many_exports(MAX_OF_TENANT)
+    under_way.append(tenant)
     try:
         yield
     finally:
-        under_way.discard(slot)
+        under_way.remove(tenant)

@@ -170,6 +170,12 @@ async def get(conn: asyncpg.Connection, key_id: UUID) -> ApiKeyRow | None:
     return None if record is None else ApiKeyRow(**record)
 
 
+async def is_live(conn: asyncpg.Connection, key_id: UUID) -> bool:
+    """Whether a key has not ended."""
+    live = await conn.fetchval(f"SELECT true FROM api_keys WHERE id = $1 AND {_LIVE}", key_id)  # noqa: S608
+    return live is not None
+
+
 async def list_page(conn: asyncpg.Connection, *, tenant: str | None, after: UUID | None, limit: int) -> Page[ApiKeyRow]:
     """Keys, ended ones too; without a `tenant`, all there are."""
     table = tables.api_keys

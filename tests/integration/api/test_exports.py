@@ -205,6 +205,27 @@ async def test_an_export_that_cannot_go_on_does_not_look_whole(
                 await response.read()
 
 
+async def test_an_export_ends_with_its_key_and_a_tenants_leave_room_for_anothers(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MAX_PAGE", 1)
+    monkeypatch.setattr(exporting, "MAX_OF_TENANT", 1)
+    async with store.connection() as conn:
+        await conn.execute(_BIG_EVENTS)
+    own, other = await api.of_tenant(DEFAULT_TENANT), await api.of_tenant("other")
+    async with api.session.get(
+        f"{api.url}/v1/events", params={"format": "ndjson"}, headers={"X-API-Key": own.key}
+    ) as response:
+        assert response.status == 200
+        refused = await own.call("GET", "/v1/events", format="csv")
+        assert (refused.status, refused.code) == (503, "overloaded")
+        assert (await other.call("GET", "/v1/events", format="csv")).status == 200
+        async with store.connection() as conn:
+            await conn.execute("UPDATE api_keys SET revoked_at = now() WHERE tenant = $1", DEFAULT_TENANT)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
 async def test_a_page_is_all_that_is_in_memory(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six thousand rows, made up, with 6 MB of data: what an export of them needs does not grow."""
     at, number = datetime.now(UTC), 0

@@ -35,7 +35,7 @@ def test_csv_gives_back_every_text_once_an_apostrophe_in_front_is_taken_off(text
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff201", "'=1"])
 def test_what_a_spreadsheet_takes_for_a_formula_is_text_in_csv(text: str) -> None:
     assert _from_csv(_written(ExportFormat.CSV, {"text": text, "other": -1}))[1] == [f"'{text}", "-1"]
 
