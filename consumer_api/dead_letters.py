@@ -1,6 +1,5 @@
 """`/v1/dead-letters`: what was given up on, with its original bytes, to be replayed or discarded."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -8,6 +7,7 @@ from uuid import UUID
 
 import asyncpg
 from aiohttp import web
+from msgspec.structs import replace
 from uuid_utils.compat import uuid7
 
 from consumer_api import audit

@@ -17,10 +17,10 @@ of others that handled it, does hold them up for that long.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, Self
 
 import structlog
+from msgspec.structs import replace
 from uuid_utils.compat import uuid7
 
 from infra.broker.base import Broker, Consumer, Outgoing, Received, ToDead

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, assert_never
 
+import msgspec
+
 from schemas.cloudevents import BINARY, STRUCTURED, binary_headers, structured_body
 from schemas.events import Event, webhook_body
 from schemas.formats import Format
@@ -21,8 +23,7 @@ from schemas.signatures import (
 JSON: Final = "application/json"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Content:
+class Content(msgspec.Struct, frozen=True, eq=False):
     """What an event says. One object for all its deliveries; `data` is the JSON text as it came."""
 
     type: str
@@ -75,8 +76,7 @@ class Recipe:
         return [key for key, expires_at in self.keys if expires_at is None or expires_at > now]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Composed:
+class Composed(msgspec.Struct, frozen=True, eq=False):
     """A request but for its URL and what belongs to the connection."""
 
     headers: Mapping[str, str]

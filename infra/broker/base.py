@@ -12,6 +12,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
+import msgspec
+
 from schemas.errors import BrokerError
 from schemas.messages import Message
 
@@ -55,8 +57,7 @@ class Outgoing:
     message: Message
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Received:
+class Received(msgspec.Struct, frozen=True, eq=False):
     """A message handed to a consumer, its own until it is acked, released or its consumer is lost.
 
     `delivery_count` is how often the message was handed out before and came back. `dead_lettered_from` names the

@@ -1,13 +1,13 @@
 """Whatever arrives on the queue, reading it gives an event that can be stored and sent, or a reason that can be."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from hypothesis import event as note
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from schemas.events import Event, Unreadable, read_event, webhook_body
 from schemas.messages import HeaderValue, Message

@@ -1,13 +1,13 @@
 """An event's headers in the request: beneath everything that the endpoint's own side sets."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dispatcher.core.request import Composed, Content, Recipe, compose
 from schemas.event_headers import event_headers_fault

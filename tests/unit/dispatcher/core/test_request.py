@@ -2,12 +2,12 @@
 
 import base64
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from standardwebhooks.webhooks import Webhook
 
 from dispatcher.core.request import Composed, Content, HexHeader, Recipe, compose
