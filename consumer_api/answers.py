@@ -1,12 +1,14 @@
 """Answers in JSON."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from consumer_api.cursors import encode_cursor
+from consumer_api.errors import Fault, error_body
 from infra.store.query import Page, Row
 
 
@@ -18,6 +20,11 @@ def json_answer(body: Any, *, status: int = 200, headers: dict[str, str] | None 
         content_type="application/json",
         headers=headers,
     )
+
+
+def error_answer(fault: Fault, *, request_id: str) -> web.Response:
+    body = error_body(fault, now=datetime.now(UTC), request_id=request_id)
+    return json_answer(body, status=fault.status, headers=dict(fault.headers))
 
 
 def page_answer(page: Page[Row], view: Callable[[Row], Mapping[str, Any]]) -> web.Response:

@@ -36,6 +36,7 @@ from consumer_api.context import (
     Trials,
 )
 from consumer_api.documentation import DOCUMENT, Document
+from consumer_api.headers import preflights
 from consumer_api.idempotency import once
 from consumer_api.middleware import authenticate, bounded, identify, tell
 from consumer_api.rate_limits import RateLimits
@@ -62,6 +63,7 @@ def make_app(
     app = web.Application(
         middlewares=[
             identify,
+            preflights(settings.api_cors_origins),
             bounded(settings.api_max_requests),
             authenticate(added, uses, limits, throttle),
             once(added),

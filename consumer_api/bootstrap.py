@@ -8,7 +8,9 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from consumer_api import connections
 from consumer_api.app import make_app
+from consumer_api.connections import BoundedRunner
 from infra.broker.open import open_broker
 from infra.crypto import Vault
 from infra.early_check import open_early_check
@@ -20,7 +22,6 @@ from schemas.errors import ConfigurationError
 log = structlog.get_logger(__name__)
 
 _SHUTDOWN_S: Final = 20.0  # for requests under way; a publish waits for its confirm for 10 s at most by default
-_KEEPALIVE_S: Final = 75.0
 _LINGERING_S: Final = 2.0  # for what a caller still sends after its answer: the rest of a body that is too large
 
 
@@ -57,13 +58,17 @@ async def open_api(settings: Settings) -> AsyncIterator[RunningApi]:
 
 @asynccontextmanager
 async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[int]:
-    runner = web.AppRunner(
+    runner = BoundedRunner(
         app,
+        most=settings.api_max_connections,
         access_log=None,  # the middleware writes one line a request, without paths and queries as they came
         handle_signals=False,
         shutdown_timeout=_SHUTDOWN_S,
-        keepalive_timeout=_KEEPALIVE_S,
+        keepalive_timeout=connections.KEEPALIVE_S,
         lingering_time=_LINGERING_S,
+        max_line_size=connections.MAX_LINE_BYTES,
+        max_field_size=connections.MAX_LINE_BYTES,
+        max_headers=connections.MAX_HEADERS,
     )
     await runner.setup()
     try:

@@ -14,7 +14,7 @@ from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, fault_of, 
 from consumer_api.idempotency import fresh_id
 from consumer_api.presentation import accepted_view
 from consumer_api.publishing import EventBatchCreate, requested_batch, requested_event
-from consumer_api.reading import read_body, tenant_for
+from consumer_api.reading import read_raw_json, tenant_for
 from consumer_api.route import Route
 from consumer_api.tracing import publish_span
 from consumer_api.views import AcceptedEventView, ErrorDetail
@@ -24,7 +24,7 @@ from infra.store.history import KnownEvent
 from schemas.errors import BrokerError, InvalidInput, Problem
 from schemas.events import DEFAULT_TENANT, Event, event_message
 from schemas.ids import EVENT, event_key, public_id
-from schemas.raw_json import MAX_DEPTH, json_fault
+from schemas.raw_json import MAX_DEPTH
 from schemas.scopes import Scope
 
 _Identity = tuple[str, str, str]  # tenant, source, external id
@@ -92,9 +92,7 @@ async def publish_batch(request: web.Request) -> web.Response:
     Each has its own result, in the order given, as if it had been published alone; one does not keep the others back.
     What is `not_published` is to be sent again, with its `external_id` as its `id`.
     """
-    body = await read_body(request)
-    if fault := json_fault(body, max_depth=MAX_DEPTH + _AROUND):
-        raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body {fault}"))
+    body = await read_raw_json(request, max_depth=MAX_DEPTH + _AROUND)
     now = datetime.now(UTC)
     asked = [_asked(request, text, now, n) for n, text in enumerate(requested_batch(body))]
     firsts: dict[_Identity, Event] = {}

@@ -10,14 +10,14 @@ from aiohttp import web
 
 from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, CALLER, CLAIMED, SETTINGS, STORE, TELEMETRY
-from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, not_published, too_large
+from consumer_api.errors import ErrorCode, conflict, not_published, too_large
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.idempotency import fresh_id
 from consumer_api.outcomes import done
 from consumer_api.presentation import accepted_view, event_view
 from consumer_api.publishing import EventCreate, requested_event
 from consumer_api.queries import EventsQuery
-from consumer_api.reading import path_id, read_body, read_query, tenant_for
+from consumer_api.reading import path_id, read_query, read_raw_json, tenant_for
 from consumer_api.route import Route
 from consumer_api.tracing import publish_span
 from consumer_api.views import AcceptedEventView, EventView
@@ -26,7 +26,7 @@ from infra.store import history
 from schemas.errors import BrokerError, Problem
 from schemas.events import DEFAULT_TENANT, Event, event_message
 from schemas.ids import EVENT, event_key, public_id
-from schemas.raw_json import json_fault
+from schemas.raw_json import MAX_DEPTH
 from schemas.scopes import Scope
 
 _NO_EVENT: Final = "event (it may not have been admitted yet, or was dropped as a duplicate of an earlier one)"
@@ -85,9 +85,7 @@ async def publish(request: web.Request) -> web.Response:
 
 async def read_requested(request: web.Request, *, now: datetime, fresh_id: str) -> Event:
     """The event in the body, of the caller's tenant, with all that is checked of one before it is published."""
-    body = await read_body(request)
-    if fault := json_fault(body):
-        raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body {fault}"))
+    body = await read_raw_json(request, max_depth=MAX_DEPTH)
     own, most = request[CALLER].tenant, request.app[SETTINGS].max_event_bytes
     event = requested_event(body, now=now, fresh_id=fresh_id, default_tenant=own or DEFAULT_TENANT)
     tenant_for(request, event.tenant)

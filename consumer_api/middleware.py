@@ -12,10 +12,11 @@ from aiohttp.typedefs import Middleware
 from uuid_utils.compat import uuid7
 
 from consumer_api.addresses import caller_address
-from consumer_api.answers import json_answer
+from consumer_api.answers import error_answer
 from consumer_api.caller import check_path, check_scope, unauthorized
 from consumer_api.context import ADDRESS, CALLER, REQUEST_ID, SETTINGS, STANDING, STORE, Caller
-from consumer_api.errors import ApiError, ErrorCode, Fault, error_body, fault_of, overloaded, rate_limited
+from consumer_api.errors import ApiError, ErrorCode, Fault, fault_of, overloaded, rate_limited
+from consumer_api.headers import secure, share
 from consumer_api.rate_limits import RateLimits
 from consumer_api.route import Handler, Route
 from consumer_api.throttle import Throttle
@@ -61,6 +62,8 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
 
 async def tell(request: web.Request, response: web.StreamResponse) -> None:
     """The headers of every answer, before its first byte: of one that is streamed, too."""
+    secure(response)
+    share(request, response)
     if (request_id := request.get(REQUEST_ID)) is not None:
         response.headers[REQUEST_ID_HEADER] = request_id
     if (standing := request.get(STANDING)) is not None:
@@ -81,8 +84,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
             fault = Fault(500, ErrorCode.INTERNAL, "an error of ours; the log has it under the request_id")
         elif fault.status >= 500:
             log.warning("api.unavailable", code=fault.code, error=str(error), request_id=request[REQUEST_ID])
-        body = error_body(fault, now=datetime.now(UTC), request_id=request[REQUEST_ID])
-        return json_answer(body, status=fault.status, headers=dict(fault.headers))
+        return error_answer(fault, request_id=request[REQUEST_ID])
 
 
 def bounded(most: int) -> Middleware:

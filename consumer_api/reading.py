@@ -14,10 +14,12 @@ from consumer_api.errors import ApiError, ErrorCode, Fault
 from schemas.errors import InvalidInput, Problem
 from schemas.ids import parse_id
 from schemas.inputs import read_input
+from schemas.raw_json import json_fault
 
 Model = TypeVar("Model", bound=BaseModel)
 
 BODY_TIMEOUT_S: Final = 30
+MAX_DEPTH: Final = 64  # of what is read into a model; the data of events has a bound of its own
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -38,13 +40,27 @@ async def read_json(request: web.Request, model: type[Model], *, optional: bool 
     return read_input(model, of_tenant(request, model, {} if optional and not body else parse_json(body)))
 
 
+async def read_raw_json(request: web.Request, *, max_depth: int) -> bytes:
+    """The body as it came, which is JSON and nested no deeper than that."""
+    body = await read_body(request)
+    if fault := json_fault(body, max_depth=max_depth):
+        raise _not_json(f"the body {fault}")
+    return body
+
+
 def parse_json(body: bytes) -> object:
+    """The JSON in a body. Raises 400 for what is none, or nested deeper than any body has to be."""
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if error.msg.startswith("depth limit"):  # its own, which is far beyond ours
+            raise _not_json(f"the body must be JSON that is nested at most {MAX_DEPTH} deep") from None
         # Its position, not its text: the text may hold a secret.
         where = f"line {error.lineno} column {error.colno}"
-        raise ApiError(Fault(400, ErrorCode.INVALID_JSON, f"the body is not JSON: {error.msg} at {where}")) from None
+        raise _not_json(f"the body is not JSON: {error.msg} at {where}") from None
+    if fault := json_fault(body, max_depth=MAX_DEPTH):
+        raise _not_json(f"the body {fault}")
+    return value
 
 
 def read_query(request: web.Request, model: type[Model]) -> Model:
@@ -96,3 +112,7 @@ def path_id(request: web.Request, prefix: str, field: str) -> UUID:
 def _takes_many(model: type[BaseModel], name: str) -> bool:
     known = model.model_fields.get(name)
     return known is not None and isinstance(known.default, tuple)
+
+
+def _not_json(message: str) -> ApiError:
+    return ApiError(Fault(400, ErrorCode.INVALID_JSON, message))

@@ -25,6 +25,8 @@ MAX_REQUESTS_PER_MIN = 1_000_000
 _PREFIX = "HOOKHARE_"
 _MAX_DOMAIN_CHARS = 253
 _DOMAIN = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
+# RFC 6454 section 6.2, in lower case as browsers send it.
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
 _OF_TESTS = "HOOKHARE_TEST_"  # what the tests of Hookhare itself are told
 
 
@@ -163,6 +165,16 @@ class Settings(BaseSettings):
     database_timeout_s: Seconds = Field(10, description="longest wait for one statement, in seconds")
     database_pool: Count = Field(10, description="connections to the database from one process")
     api_host: str = Field("127.0.0.1", description="address that the API listens on")
+    api_max_connections: Count = Field(
+        1000,
+        description="connections that one API process has open at once; for one more, the one that has waited longest "
+        "without a request is closed",
+    )
+    api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origins of the pages whose scripts may call the API from a browser, comma-separated, each "
+        "scheme://host or scheme://host:port; * is any page; without it, none may",
+    )
     api_max_requests: Count = Field(500, description="requests that one API process works on at once")
     key_requests_per_min: Count = Field(
         60_000,
@@ -190,10 +202,20 @@ class Settings(BaseSettings):
         None, description="OTLP/HTTP base URL that spans are sent to; without it none are made"
     )
 
-    @field_validator("event_bindings", "egress_no_proxy", mode="before")
+    @field_validator("event_bindings", "egress_no_proxy", "api_cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return _parts(value) if isinstance(value, str) else value
+
+    @field_validator("api_cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value != ("*",) and not all(map(_ORIGIN.fullmatch, value)):
+            raise PydanticCustomError(
+                "origins",
+                "must be origins as a browser sends them, as https://app.example.com,http://localhost:3000, or *",
+            )
+        return value
 
     @field_validator("webhook_origin")
     @classmethod

@@ -10,9 +10,11 @@ import pytest
 import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from uuid_utils.compat import uuid7
 
 from consumer_api import reading
-from consumer_api.app import make_app
+from consumer_api.app import all_routes, make_app
+from consumer_api.caller import id_prefix
 from infra.broker.base import Outgoing
 from infra.broker.open import open_broker
 from infra.crypto import Vault
@@ -29,6 +31,7 @@ from schemas.errors import (
     StoreUnavailable,
     Unroutable,
 )
+from schemas.ids import public_id
 from tests.support.api import ApiClient, api_settings, running_api
 from tests.support.waiting import eventually
 
@@ -175,6 +178,26 @@ async def test_a_body_that_is_not_json_is_told_so(api: ApiClient) -> None:
         for body in (b"not json", b'{"url": "\\ud800"}', b'{"a": \xff}', b"[" * 5000, b""):
             answer = await api.call("POST", path, body)
             assert (answer.status, answer.code) == (400, "invalid_json"), (path, body[:20])
+
+
+async def test_json_that_is_nested_too_deep_is_told_so_on_every_route_that_reads_a_body(api: ApiClient) -> None:
+    """How deep it may be is said; far beyond what any parser's stack takes too."""
+    depths = {"/v1/events": 128, "/v1/subscriptions/preview": 128, "/v1/events/batch": 130}
+    asked = 0
+    for route in all_routes():
+        if route.body is None:
+            continue
+        depth = depths.get(route.path, 64)
+        path = re.sub(r"\{(\w+)\}", lambda found: public_id(id_prefix(found[1]) or "", uuid7()), route.path)
+        for deep in (depth + 1, 1025, 50_000):
+            for body in (b'{"a":' * deep + b"1" + b"}" * deep, b"[" * deep + b"]" * deep):
+                answer = await api.call(route.method, path, body)
+                assert (answer.status, answer.code) == (400, "invalid_json"), (path, deep)
+                assert f"nested at most {depth} deep" in answer.body["error"]["message"]
+        fits = await api.call(route.method, path, b'{"a":' * depth + b"1" + b"}" * depth)
+        assert (fits.status, fits.code) == (400, "validation_failed"), (path, fits.raw)
+        asked += 1
+    assert asked > 10
 
 
 async def test_json_that_is_no_object_is_told_so(api: ApiClient) -> None:
