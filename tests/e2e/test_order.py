@@ -71,16 +71,17 @@ async def test_each_waits_for_the_success_of_the_one_before(
     system: System, api: Api, receiver: Receiver, tmp_path: Path
 ) -> None:
     failing = Behaviour(fail_first=2, fail_fraction=0.05)
+    count = COUNT // 2
     ordered = await api.subscribe(receiver.behave("/ordered", failing), retry_policy=SOON, ordered=True)
     await api.subscribe(receiver.url("/plain"))
     async with fleet(system, tmp_path):
-        await publish(system, COUNT)
-        await receiver.wait_for(COUNT, path="/plain", deadline_s=30)
-        await system.settled({"delivered": 2 * COUNT}, deadline_s=120)
+        await publish(system, count)
+        await receiver.wait_for(count, path="/plain", deadline_s=30)
+        await system.settled({"delivered": 2 * count}, deadline_s=120)
     came = receiver.to("/ordered")
     assert overtakings(came, await places(system, ordered["id"])) == []
-    assert len([one for one in came if one.status == 200]) == COUNT
-    assert len(came) >= COUNT + 5  # some did fail
+    assert len([one for one in came if one.status == 200]) == count
+    assert len(came) >= count + 2  # some did fail
     assert failing.most_in_flight == 1
 
 
@@ -167,8 +168,8 @@ async def test_the_order_of_publish_outlives_who_admits(
         for number in range(2):
             await stack.enter_async_context(DispatcherProcess(system, tmp_path / f"{number}.log", **settings))
         async with system.publisher() as publisher:
-            await publisher.publish_many([NewEvent("order.created", {"n": n}) for n in range(800)])
-            for n in range(800, 1000):
+            await publisher.publish_many([NewEvent("order.created", {"n": n}) for n in range(400)])
+            for n in range(400, 500):
                 await publisher.publish("order.created", {"n": n})
 
             async def taken_over() -> bool:
@@ -176,10 +177,10 @@ async def test_the_order_of_publish_outlives_who_admits(
 
             await eventually(taken_over, deadline_s=60)
             first.resume()
-            await publisher.publish_many([NewEvent("order.created", {"n": n}) for n in range(1000, 1100)])
-        await system.settled({"delivered": 1100}, deadline_s=300)  # one after the other
+            await publisher.publish_many([NewEvent("order.created", {"n": n}) for n in range(500, 600)])
+        await system.settled({"delivered": 600}, deadline_s=300)  # one after the other
     rows = await system.fetch(
         "SELECT e.data FROM deliveries AS d JOIN events AS e ON e.id = d.event_id ORDER BY d.ordinal"
     )
-    assert [orjson.loads(row["data"])["n"] for row in rows] == list(range(1100))
+    assert [orjson.loads(row["data"])["n"] for row in rows] == list(range(600))
     assert overtakings(receiver.requests, await places(system, ordered["id"])) == []
