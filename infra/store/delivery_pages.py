@@ -40,9 +40,6 @@ OWNERS: Final = 100
 _AMID_ATTEMPTS: Final = 10
 _AMID_OTHERS: Final = 2
 
-# Bits of a key that are hashed. A row between the two keys would be looked at twice: one page in billions has one.
-_NOT_TOLD: Final = (1 << 40) - 1
-
 _GIVEN_UP: Final = frozenset({Status.DEAD, Status.CANCELED})
 
 _COUNT_OWNERS: Final = "SELECT count(*) FROM (SELECT FROM subscriptions WHERE tenant = $1 LIMIT $2) AS theirs"
@@ -68,16 +65,20 @@ async def list_page(
             return Page([], None)
         most = limit + 1 if _in_the_index(wanted) else _share(scanned_rows, wanted, owners, least=limit + 1)
         stream = _stream(wanted.deliveries, owners, after, most)
-        records = await fetch(conn, _sought(stream, attempted_conditions(wanted), most).limit(limit + 1))
-    shown = records[:limit]
-    more = len(records) > limit or (bool(shown) and shown[-1]["place"] == most)
-    return Page([_row(record) for record in shown if record["sought"]], _behind(shown[-1]) if more else None)
+        records = await fetch(conn, _sought(stream, attempted_conditions(wanted), most).limit(limit + 2))
+    looked_at = [record for record in records if record["place"] < most]
+    found = [record for record in looked_at if record["sought"]]
+    rows = [_row(record) for record in found[:limit]]
+    if len(found) > limit:
+        return Page(rows, rows[-1].id)
+    more = len(records) > len(looked_at)
+    return Page(rows, _behind(looked_at[-1], records[-1]["id"]) if more else None)
 
 
-def _behind(record: asyncpg.Record) -> UUID:
-    """Where to go on after this row; of one that is not shown, a key a little above its own, which it does not tell."""
-    key: UUID = record["id"]
-    return key if record["sought"] else UUID(int=(key.int | _NOT_TOLD) + 1)
+def _behind(last: asyncpg.Record, following: UUID) -> UUID:
+    """Where to go on between two rows: at the first if it is shown, else halfway, which tells neither's key."""
+    key: UUID = last["id"]
+    return key if last["sought"] else UUID(int=(key.int + following.int) // 2 + 1)
 
 
 def _in_the_index(wanted: AttemptedFilter) -> bool:
@@ -105,10 +106,12 @@ async def _owners(conn: asyncpg.Connection, wanted: DeliveryFilter) -> int | Non
 
 
 async def _of_its_tenant(conn: asyncpg.Connection, wanted: DeliveryFilter) -> bool:
-    """Whether the subscription that is asked for is of the tenant; else not even how long its stream is may be told."""
-    if wanted.tenant is None or wanted.subscription_id is None:
+    """Whether what is asked for is of the tenant; else not even that there is a stream of it may be told."""
+    if wanted.tenant is None:
         return True
-    return await tenant_of(conn, Owned.SUBSCRIPTION, wanted.subscription_id) == wanted.tenant
+    asked_for = (Owned.SUBSCRIPTION, wanted.subscription_id), (Owned.EVENT, wanted.event_id)
+    tenants = [await tenant_of(conn, owned, key) for owned, key in asked_for if key is not None]
+    return all(tenant == wanted.tenant for tenant in tenants)
 
 
 def _stream(wanted: DeliveryFilter, owners: int | None, after: UUID | None, most: int) -> Select[Any]:
@@ -149,14 +152,14 @@ def _part(conditions: Sequence[ColumnElement[bool]], owner: str | None, most: in
 
 
 def _sought(stream: Select[Any], conditions: Sequence[ColumnElement[bool]], most: int) -> Select[Any]:
-    """Of a stream what keeps to the conditions; and whatever stands at place `most`, where the looking ends."""
+    """Of a stream what keeps to the conditions; and whatever stands at its end and before, where the looking ends."""
     numbered = stream.subquery("numbered")
     place = func.row_number().over(order_by=numbered.c.id.desc()).label("place")
     scanned = select(numbered, place).subquery("scanned")
     # The conditions are of the table's columns; here those of the rows that were looked at stand for them.
     of_scanned = ClauseAdapter(scanned)
     kept = and_(true(), *(of_scanned.traverse(condition) for condition in conditions))
-    statement = select(scanned, kept.label("sought")).where(or_(kept, scanned.c.place == most))
+    statement = select(scanned, kept.label("sought")).where(or_(kept, scanned.c.place >= most - 1))
     return statement.order_by(scanned.c.id.desc())
 
 

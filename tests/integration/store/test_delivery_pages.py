@@ -1,6 +1,7 @@
 """Pages of deliveries: nothing repeated, nothing left out, and never more read than a page may cost."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from random import Random
@@ -114,7 +115,7 @@ async def test_a_tenant_with_too_many_subscriptions_to_merge_sees_its_own(
 
 
 async def test_a_cursor_is_no_key_of_a_row_that_is_not_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be another tenant's. Nor is there a cursor where the subscription is another's."""
+    """It may be another tenant's. Nor is there a cursor where the subscription or the event is another's."""
     monkeypatch.setattr(delivery_pages, "OWNERS", 2)
     async with store.transaction() as conn:
         _, others, *_ = await _seed(conn)
@@ -127,10 +128,15 @@ async def test_a_cursor_is_no_key_of_a_row_that_is_not_shown(store: Store, monke
             cursors.append(after := page.next_after)
         assert len(cursors) > 3
         assert {every[cursor] for cursor in cursors if cursor in every} <= {"acme"}
-        for status_class, limit in ((None, 1), (StatusClass.NONE, 1)):
-            wanted = AttemptedFilter(DeliveryFilter(tenant="acme", subscription_id=others), status_class)
-            page = await delivery_pages.list_page(conn, wanted, after=None, limit=limit, scanned_rows=SCANNED)
-            assert (page.rows, page.next_after) == ([], None)
+        event = await rows.add_event(conn, tenant="other")
+        for _ in range(3):
+            subscription = (await rows.add_subscription(conn, tenant="other")).id
+            await rows.add_delivery(conn, subscription, "held", event=event, tenant="other")
+        for asked_for in (DeliveryFilter(subscription_id=others), DeliveryFilter(event_id=event)):
+            for status_class in (None, StatusClass.NONE):
+                wanted = AttemptedFilter(replace(asked_for, tenant="acme"), status_class)
+                page = await delivery_pages.list_page(conn, wanted, after=None, limit=1, scanned_rows=2)
+                assert (page.rows, page.next_after) == ([], None)
 
 
 @pytest.mark.parametrize("days", [TimeRange(), TimeRange(NOW - timedelta(days=20), NOW - timedelta(days=3))])
