@@ -28,6 +28,7 @@ from consumer_api.context import (
     BROKER_SYSTEM,
     EARLY_CHECK,
     EXPORTS,
+    SEARCHES,
     SETTINGS,
     STORE,
     TELEMETRY,
@@ -82,6 +83,7 @@ def make_app(
     app[EARLY_CHECK] = early_check
     app[TELEMETRY] = telemetry
     app[EXPORTS] = []
+    app[SEARCHES] = asyncio.Semaphore(max(1, settings.database_pool // 2))
     routes = all_routes()
     app[DOCUMENT] = Document(routes)
     added |= add_routes(app, routes)

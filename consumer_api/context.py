@@ -58,6 +58,8 @@ TELEMETRY: Final = web.AppKey("telemetry", Telemetry)
 
 EXPORTS: Final = web.AppKey[list[str | None]]("exports")  # whose are under way: the tenants; None for an admin key's
 
+SEARCHES: Final = web.AppKey("searches", asyncio.Semaphore)  # places for those under way
+
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 ADDRESS: Final = web.RequestKey("address", str)  # that the request comes from, as consumer_api/addresses.py has it
 CALLER: Final = web.RequestKey("caller", Caller)

@@ -131,6 +131,10 @@ def too_many_exports(most: int) -> ApiError:
     return ApiError(_unavailable(ErrorCode.OVERLOADED, f"{most} exports are under way already"))
 
 
+def too_many_searches() -> ApiError:
+    return ApiError(_unavailable(ErrorCode.OVERLOADED, "as many searches are under way already as may be at once"))
+
+
 def not_published(error: BrokerError, external_id: str) -> ApiError:
     """A publish that failed. Its id is told, which may be one that we made: published again with it, it is the same."""
     return ApiError(

@@ -1,5 +1,6 @@
 """`/v1/attempts`, and deliveries by what their attempts were answered."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from schemas.ids import ATTEMPT, DELIVERY, SUBSCRIPTION, public_id
 from schemas.scopes import Scope
 from tests.support import rows
 from tests.support.api import ApiClient
+from tests.support.waiting import eventually
 
 ATTEMPTS = "/v1/attempts"
 DELIVERIES = "/v1/deliveries"
@@ -158,3 +160,22 @@ async def test_a_search_that_takes_too_long_is_told_to_be_narrowed(
     assert (answer.status, answer.code) == (422, "query_too_broad")
     assert "created_after" in answer.body["error"]["message"]
     assert (await api.call("GET", ATTEMPTS)).status == 200
+
+
+async def test_searches_leave_connections_to_all_else(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "SEARCH_TIMEOUT_MS", 700)
+
+    async def under_way() -> bool:
+        async with store.connection() as conn:
+            return bool(await conn.fetchval("SELECT count(*) > 4 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+    async with store.transaction() as conn:
+        await conn.execute("LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE")
+        searches = [asyncio.create_task(api.call("GET", ATTEMPTS)) for _ in range(20)]
+        await eventually(under_way)
+        await api.post("/v1/events", {"type": "a", "data": 1})
+        assert not any(search.done() for search in searches)
+        codes = {(await search).code for search in searches}
+    assert codes == {"query_too_broad", "overloaded"}
