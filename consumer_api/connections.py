@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Final, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 from uuid_utils.compat import uuid7
@@ -200,16 +200,20 @@ class BoundedRunner(web.AppRunner):
 
 
 def enveloped(answer: Answer) -> Answer:
-    """As `answer`, and what aiohttp raises before any middleware of ours (417) in the one shape of errors."""
+    """As `answer`, and what aiohttp would answer before any middleware of ours, in the one shape of errors.
+
+    An Expect header that is not met is answered here: aiohttp fails at one that is no text.
+    """
 
     async def answered(request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await answer(request)
-        except Exception as error:
-            fault = fault_of(error)
-            if fault is None:
-                raise  # to `handle_error`
+        expected = request.headers.get(hdrs.EXPECT, "")
+        if expected and expected.lower() != "100-continue":
+            fault = fault_of(web.HTTPExpectationFailed())
+            assert fault is not None
             request[REQUEST_ID] = uuid7().hex
-            return error_answer(fault, request_id=request[REQUEST_ID])
+            response = error_answer(fault, request_id=request[REQUEST_ID])
+            secure(response)
+            return response
+        return await answer(request)
 
     return answered

@@ -4,6 +4,7 @@ Both are told without a key: they hold nothing of an installation's data, and wh
 send none, reads them first. The page is made of files that come with Hookhare; nothing is fetched from elsewhere.
 """
 
+import asyncio
 import hashlib
 from functools import cached_property
 from importlib.metadata import version
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+import structlog
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from consumer_api.errors import not_found
 from consumer_api.openapi import make_document
 from consumer_api.route import Media, Route
 
+log = structlog.get_logger(__name__)
+
+FILE_S: Final = 60.0
 _FOLDER: Final = Path(__file__).parent / "static" / "swagger"
 _PAGE: Final = "index.html"
 # By name, and so nothing else of the disk is ever served.
@@ -26,6 +32,7 @@ _FILES: Final = {
     "initialize.js": "text/javascript",
     "favicon-32x32.png": "image/png",
 }
+_CONDITIONS: Final = ("If-None-Match", "If-Modified-Since")
 # Only what is served from here; the style sheet has small pictures in data: URLs.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -94,5 +101,24 @@ async def docs_file(request: web.Request) -> web.FileResponse:
     return _served(name, _FILES[name])
 
 
+class _File(web.FileResponse):
+    """A file that is sent whole, within a time: nobody else sees it stand still, as it goes straight to the socket.
+
+    Conditions but for "is it still the same" are not looked at: aiohttp answers those that fail without a body.
+    """
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        kept = {name: request.headers.get(name, "") for name in _CONDITIONS}
+        kept = {name: value for name, value in kept.items() if value and value.isascii()}
+        try:
+            async with asyncio.timeout(FILE_S):
+                return await super().prepare(request.clone(headers=kept))
+        except TimeoutError:
+            log.info("api.connection_cut", reason="a file was not taken", address=request.remote)
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the file was not taken in time") from None
+
+
 def _served(name: str, media: str) -> web.FileResponse:
-    return web.FileResponse(_FOLDER / name, headers=_HEADERS | {"Content-Type": media})
+    return _File(_FOLDER / name, headers=_HEADERS | {"Content-Type": media})

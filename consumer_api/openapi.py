@@ -16,6 +16,7 @@ from consumer_api.errors import MEANINGS, ErrorCode
 from consumer_api.openapi_schemas import Schema, Schemas, without_null
 from consumer_api.openapi_webhooks import WEBHOOK_TYPES, webhooks
 from consumer_api.route import Media, Route
+from consumer_api.subscription_views import SubscriptionView
 from consumer_api.views import ErrorEnvelope, id_schema
 
 JSON: Final = "application/json"
@@ -36,8 +37,11 @@ _HEADERS: Final = {
     "Retry-After": "Seconds to wait before the next try.",
     "WWW-Authenticate": "How to show a key.",
     "Location": "The path of what was made.",
+    "ETag": "The version of what is shown, for If-Match.",
+    "Idempotency-Replayed": "true where the answer is that of an earlier request with the Idempotency-Key.",
 }
 _RATE_HEADERS: Final = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_WAITS: Final = frozenset({ErrorCode.IDEMPOTENCY_IN_FLIGHT})
 _NUMBERS: Final = frozenset({"Retry-After", *_RATE_HEADERS})
 _INFO: Final = """Webhooks for domain events: subscriptions, events, deliveries, dead letters, replays.
 
@@ -97,7 +101,7 @@ def _operation(route: Route, schemas: Schemas, failures: dict[str, Any]) -> dict
         "tags": [_tag(route)],
         "summary": re.split(r"(?<=[.:;])\s", words, maxsplit=1)[0].rstrip(".:;"),
         "description": words,
-        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas), *_once_parameter(route)],
+        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas), *_header_parameters(route)],
         "responses": _answers(route, schemas) | _errors(route, schemas, failures),
         "security": [],
     }
@@ -162,12 +166,20 @@ def _query_parameters(route: Route, schemas: Schemas) -> list[dict[str, Any]]:
     return parameters
 
 
-def _once_parameter(route: Route) -> list[dict[str, Any]]:
-    if not route.idempotent:
-        return []
-    text = "Done once for a key; the answer is kept for a day, and given again with Idempotency-Replayed."
-    schema = {"type": "string", "pattern": "^[!-~]{1,255}$"}
-    return [{"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}]
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    parameters = []
+    if ErrorCode.PRECONDITION_FAILED in route.errors:
+        text = "Entity tags, as ETag of an answer says them, or *: the version that is to be changed, and no other."
+        parameters.append(_header_parameter("If-Match", {"type": "string", "examples": ["*"]}, text))
+    if route.idempotent:
+        text = "Done once for a key; the answer is kept for a day, and given again with Idempotency-Replayed."
+        schema = {"type": "string", "pattern": "^[!-~]{1,255}$"}
+        parameters.append(_header_parameter("Idempotency-Key", schema, text))
+    return parameters
+
+
+def _header_parameter(name: str, schema: Schema, text: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
 
 
 def _types(answer: Any) -> Mapping[str, Any]:
@@ -185,6 +197,10 @@ def _answers(route: Route, schemas: Schemas) -> dict[str, Any]:
             shown["headers"] |= _header_refs(*_RATE_HEADERS)
         if status == HTTPStatus.CREATED:
             shown["headers"] |= _header_refs("Location")
+        if route.idempotent:
+            shown["headers"] |= _header_refs("Idempotency-Replayed")
+        if answer is SubscriptionView:
+            shown["headers"] |= _header_refs("ETag")
         for media, kind in _types(answer).items():
             content = {"schema": schemas.of(kind, "serialization")}
             if media == JSON:
@@ -233,10 +249,12 @@ def _failure(status: int, codes: Sequence[ErrorCode], schemas: Schemas) -> dict[
     envelope = schemas.of(ErrorEnvelope, "serialization")
     only = {"properties": {"error": {"properties": {"code": {"enum": [code.value for code in codes]}}}}}
     headers = ["X-Request-Id"]
-    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE} or set(codes) & _WAITS:
         headers.append("Retry-After")
-    if status == HTTPStatus.UNAUTHORIZED:
-        headers.append("WWW-Authenticate")
+    if status == HTTPStatus.PRECONDITION_FAILED:
+        headers.append("ETag")
+    # Of an answer to a key, which every other error may be.
+    headers += ("WWW-Authenticate",) if status == HTTPStatus.UNAUTHORIZED else _RATE_HEADERS
     examples = {}
     for code in codes:
         example = schemas.example(envelope)

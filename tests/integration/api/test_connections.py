@@ -11,7 +11,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from consumer_api import connections
+from consumer_api import connections, documentation
 from infra.store.store import Store
 from tests.support import rows
 from tests.support.api import ApiClient, api_settings, running_api
@@ -198,12 +198,12 @@ def _envelope(answer: tuple[int, dict[str, str], bytes]) -> dict[str, Any]:
 NO_HTTP = [
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03secret\r\n\r\n", "no HTTP"),
     (b"GET\r\n\r\n", "no HTTP"),
-    (b"GET / HTTP/9.9\r\n\r\n", "no HTTP"),
-    (b"GET /v1/events HTTP/1.1\r\nAuthorization Bearer secret\r\n\r\n", "no HTTP"),
+    (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", "no HTTP"),
+    (b"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization Bearer secret\r\n\r\n", "no HTTP"),
     (b"GET /v1/events HTTP/1.1\r\nHost: x\r\nX: secret\x00\r\n\r\n", "no HTTP"),
-    (b"POST /v1/events HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "no HTTP"),
-    (b"POST /v1/events HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "no HTTP"),
-    (b"POST /v1/events HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "no HTTP"),
+    (b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "no HTTP"),
+    (b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "no HTTP"),
+    (b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "no HTTP"),
     (b"GET /" + b"secret" * 2000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "longer than 8190 bytes"),
     (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"secret" * 2000 + b"\r\n\r\n", "longer than 8190 bytes"),
     (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: secret\r\n" * 129 + b"\r\n", "more than 128 headers"),
@@ -229,8 +229,29 @@ async def test_what_is_no_http_is_400_in_the_shape_of_errors_and_is_not_repeated
 
 
 async def test_an_expectation_that_is_not_met_is_417_in_the_shape_of_errors(api: ApiClient) -> None:
-    for path in ("/v1/events", "/nothing"):
+    for path, expected in ((b"/v1/events", b"a miracle"), (b"/nothing", b"100-continued"), (b"/v1/events", b"\x80")):
         async with wire(api) as one:
-            await one.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n".encode())
+            await one.send(b"GET %b HTTP/1.1\r\nHost: x\r\nExpect: %b\r\n\r\n" % (path, expected))
             answer = await one.answer()
         assert (answer[0], _envelope(answer)["code"]) == (417, "expectation_failed")
+
+
+async def test_a_file_that_is_not_taken_ends_its_connection(
+    database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documentation, "FILE_S", 0.3)
+    ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with running_api(api_settings(database_url), store) as api:
+        host, port = api.url.removeprefix("http://").split(":")
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        with client, capture_logs() as lines:
+            await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
+            await asyncio.get_running_loop().sock_sendall(client, ask * 20)
+
+            async def cut() -> bool:
+                return "a file was not taken" in [line.get("reason") for line in lines]
+
+            await eventually(cut)
+        assert (await api.call("GET", "/docs/swagger-ui-bundle.js")).status == 200

@@ -7,15 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import structlog
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 from uuid_utils.compat import uuid7
 
 from consumer_api import reading
 from consumer_api.app import all_routes, make_app
 from consumer_api.caller import id_prefix
-from infra.broker.base import Outgoing
 from infra.broker.open import open_broker
 from infra.crypto import Vault
 from infra.early_check import open_early_check
@@ -23,14 +19,6 @@ from infra.settings import Settings
 from infra.store import api_keys
 from infra.store.store import Store
 from infra.telemetry import open_telemetry
-from schemas.errors import (
-    BrokerError,
-    BrokerUnavailable,
-    PublishRefused,
-    PublishTimeout,
-    StoreUnavailable,
-    Unroutable,
-)
 from schemas.ids import public_id
 from tests.support.api import ApiClient, api_settings, running_api
 from tests.support.waiting import eventually
@@ -272,109 +260,3 @@ async def test_a_body_that_drips_is_408(api: ApiClient, monkeypatch: pytest.Monk
     async with api.session.post(f"{api.url}/v1/events", data=drip(), headers={"X-API-Key": api.key}) as response:
         assert response.status == 408
         assert (await response.json())["error"]["code"] == "request_timeout"
-
-
-class _FailingBroker:
-    """Says no to every publish; the other answers are a real broker's."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    async def publish(self, _: Outgoing, *, timeout_s: float) -> None:
-        raise self.error
-
-    async def check(self, *, timeout_s: float) -> None:
-        raise self.error
-
-
-async def _client(settings: Settings, store: Any, broker: Any) -> TestClient[web.Request, web.Application]:
-    async with open_early_check(settings) as early_check:
-        with open_telemetry(settings, "test") as telemetry:
-            vault = Vault.from_settings(settings)
-            app = make_app(
-                settings=settings, store=store, broker=broker, vault=vault, early_check=early_check, telemetry=telemetry
-            )
-    return TestClient(TestServer(app))
-
-
-async def _key(store: Store) -> dict[str, str]:
-    async with store.transaction() as conn:
-        key, _ = await api_keys.create(conn, "test")
-    return {"X-API-Key": key}
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (BrokerUnavailable("amqp://user:pw@host"), "broker_unavailable"),
-        (PublishTimeout("amqp://user:pw@host"), "broker_unavailable"),
-        (PublishRefused("amqp://user:pw@host"), "broker_refused"),
-        (Unroutable("amqp://user:pw@host"), "broker_refused"),
-    ],
-)
-async def test_an_event_that_the_broker_did_not_confirm_is_503_and_not_202(
-    settings: Settings, store: Store, error: BrokerError, code: str
-) -> None:
-    headers = await _key(store)
-    async with await _client(settings, store, _FailingBroker(error)) as client:
-        response = await client.post("/v1/events", json={"type": "a", "data": 1, "id": "4711"}, headers=headers)
-        text = await response.text()
-    assert response.status == 503
-    assert "publish it again with the id 4711" in text
-    assert f'"code":"{code}"' in text
-    assert int(response.headers["Retry-After"]) > 0
-    assert "user:pw" not in text
-
-
-async def test_a_surprise_is_500_without_its_message_and_logged_under_the_request_id(
-    settings: Settings, store: Store
-) -> None:
-    headers = {**await _key(store), "X-Request-Id": "r-1"}
-    broker = _FailingBroker(RuntimeError("internal detail"))
-    with structlog.testing.capture_logs() as logs:
-        async with await _client(settings, store, broker) as client:
-            response = await client.post("/v1/events", json={"type": "a", "data": 1}, headers=headers)
-            text = await response.text()
-    assert response.status == 500
-    assert '"code":"internal"' in text
-    assert "internal detail" not in text
-    assert "RuntimeError" not in text
-    (logged,) = [line for line in logs if line["event"] == "api.unexpected"]
-    assert (logged["request_id"], logged["route"]) == ("r-1", "/v1/events")
-
-
-class _AbsentStore:
-    def connection(self) -> Any:
-        raise StoreUnavailable("postgresql://user:pw@host")
-
-    transaction = connection
-
-    async def check(self) -> None:
-        raise StoreUnavailable("postgresql://user:pw@host")
-
-
-async def test_without_the_database_every_route_is_503(settings: Settings) -> None:
-    broker = _FailingBroker(BrokerUnavailable("no"))
-    headers = {"X-API-Key": "hh_" + "A" * 43}
-    async with await _client(settings, _AbsentStore(), broker) as client:
-        for method, path in ROUTES:
-            response = await client.request(method, path, headers=headers)
-            text = await response.text()
-            assert response.status == 503, path
-            assert '"code":"store_unavailable"' in text
-            assert "user:pw" not in text
-            assert "Retry-After" in response.headers
-
-
-async def test_each_request_is_one_log_line_without_its_query_body_or_key(settings: Settings, store: Store) -> None:
-    headers = {**await _key(store), "X-Request-Id": "r-2"}
-    with structlog.testing.capture_logs() as logs:
-        async with open_broker(settings) as broker, await _client(settings, store, broker) as client:
-            await client.get("/v1/events?tenant=s3cret", headers=headers)
-            await client.get("/healthz")
-    (line,) = [line for line in logs if line["event"] == "api.request"]
-    assert (line["method"], line["route"], line["status"]) == ("GET", "/v1/events", 200)
-    assert (line["request_id"], line["key"][:4]) == ("r-2", "key_")
-    assert line["duration_ms"] >= 0
-    assert "s3cret" not in repr(line)
-    assert headers["X-API-Key"] not in repr(logs)

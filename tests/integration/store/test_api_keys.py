@@ -1,6 +1,7 @@
 """Admin keys: stored as a hash, found by their text, gone at once when revoked."""
 
 import hashlib
+import hmac
 
 import pytest
 from uuid_utils.compat import uuid7
@@ -57,3 +58,23 @@ async def test_a_revoked_key_is_not_found_and_stays_in_the_list(store: Store) ->
         assert await api_keys.revoke(conn, uuid7()) is None
         page = await api_keys.list_page(conn, tenant=None, after=None, limit=10)
         assert [one.name for one in page.rows] == ["ci", "ops"]
+
+
+async def test_a_look_up_sees_the_hash_of_a_key_alone_and_compares_it_in_constant_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return False  # what it says is what counts
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    async with store.transaction() as conn:
+        key, _ = await api_keys.create(conn, "ops")
+        asked: list[tuple[object, ...]] = []
+        with conn.query_logger(lambda query: asked.append(tuple(query.args or ()))):
+            assert await api_keys.find(conn, key) is None
+    digest = hashlib.sha256(key.encode()).digest()
+    assert asked == [(digest,)]
+    assert compared == [(digest, digest)]

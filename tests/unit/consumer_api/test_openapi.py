@@ -15,6 +15,7 @@ from consumer_api.app import all_routes
 from consumer_api.errors import MEANINGS, ErrorCode
 from consumer_api.openapi import documented_path, error_codes, make_document
 from consumer_api.route import Route
+from consumer_api.subscription_views import SubscriptionView
 from schemas.inputs import read_input
 from schemas.operational import OperationalType
 from schemas.scopes import Scope
@@ -85,6 +86,36 @@ def test_an_operation_says_what_its_route_declares(route: Route) -> None:
             assert "X-Request-Id" in _document()["components"]["responses"][name]["headers"]
         else:
             assert "X-Request-Id" in answer["headers"]
+
+
+def _headers(route: Route) -> dict[int, set[str]]:
+    """The headers that the document gives the answers to a route."""
+    document = _document()
+    responses = _operations(document)[route.method, documented_path(route.path)]["responses"]
+    told = document["components"]["responses"]
+    return {
+        int(status): set(told[answer["$ref"].rpartition("/")[2]]["headers"] if "$ref" in answer else answer["headers"])
+        for status, answer in responses.items()
+    }
+
+
+@pytest.mark.parametrize("route", all_routes(), ids=lambda route: f"{route.method} {route.path}")
+def test_the_headers_of_answers_are_in_the_document(route: Route) -> None:
+    rates = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
+    operation = _operations(_document())[route.method, documented_path(route.path)]
+    for status, headers in _headers(route).items():
+        assert "X-Request-Id" in headers
+        if route.scope is not None:
+            assert (rates <= headers) == (status != 401)
+        waits = status in {429, 503} or (status == 409 and route.idempotent)
+        assert ("Retry-After" in headers) == (waits and status not in route.answers)
+        assert ("WWW-Authenticate" in headers) == (status == 401)
+        shows_one = status in route.answers and route.answers[status] is SubscriptionView
+        assert ("ETag" in headers) == (shows_one or status == 412)
+        assert ("Idempotency-Replayed" in headers) == (route.idempotent and status in route.answers)
+    takes_tags = ErrorCode.PRECONDITION_FAILED in route.errors
+    wanted = {"If-Match"} if takes_tags else set()
+    assert _parameters(operation, "header") == wanted | ({"Idempotency-Key"} if route.idempotent else set())
 
 
 def test_the_ids_of_operations_are_unique_and_the_names_of_types_are_plain() -> None:
