@@ -7,6 +7,7 @@ is where the looking ended. That may be at a row of another tenant, so a cursor 
 | asked for | the stream |
 |---|---|
 | an event | the keys of its millisecond |
+| a replay in bulk | its deliveries |
 | a subscription | its deliveries; where none but dead and canceled ones are asked for, those |
 | a tenant | the deliveries of its subscriptions, merged; beyond OWNERS of them, as for the rest |
 | dead or canceled ones | those |
@@ -60,11 +61,13 @@ async def list_page(
     """The next deliveries that are wanted, `limit` of them at most."""
     async with conn.transaction():
         await conn.execute(_PLAN_ANEW)
-        owners = await _owners(conn, wanted.deliveries)
+        by_replay = await _by_replay(conn, wanted.deliveries)
+        owners = None if by_replay else await _owners(conn, wanted.deliveries)
         if owners == 0 or not await _of_its_tenant(conn, wanted.deliveries):
             return Page([], None)
-        most = limit + 1 if _in_the_index(wanted) else _share(scanned_rows, wanted, owners, least=limit + 1)
-        stream = _stream(wanted.deliveries, owners, after, most)
+        in_index = _in_the_index(wanted, by_replay=by_replay)
+        most = limit + 1 if in_index else _share(scanned_rows, wanted, owners, least=limit + 1)
+        stream = _stream(wanted.deliveries, owners, after, most, by_replay=by_replay)
         records = await fetch(conn, _sought(stream, attempted_conditions(wanted), most).limit(limit + 2))
     looked_at = [record for record in records if record["place"] < most]
     found = [record for record in looked_at if record["sought"]]
@@ -81,11 +84,12 @@ def _behind(last: asyncpg.Record, following: UUID) -> UUID:
     return key if last["sought"] else UUID(int=(key.int + following.int) // 2 + 1)
 
 
-def _in_the_index(wanted: AttemptedFilter) -> bool:
+def _in_the_index(wanted: AttemptedFilter, *, by_replay: bool) -> bool:
     """Whether each row of the stream is one that is wanted."""
     of = wanted.deliveries
     by_row = wanted.status_class or wanted.text or of.event_type or not _GIVEN_UP.issuperset(of.statuses)
-    return not by_row and of.event_id is None
+    of_replay = by_replay == (of.replay_id is not None) and not (by_replay and of.statuses)
+    return not by_row and of_replay and of.event_id is None
 
 
 def _share(scanned_rows: int, wanted: AttemptedFilter, owners: int | None, *, least: int) -> int:
@@ -95,6 +99,13 @@ def _share(scanned_rows: int, wanted: AttemptedFilter, owners: int | None, *, le
     if owners:
         scanned_rows //= _AMID_OTHERS * owners
     return max(least, scanned_rows)
+
+
+async def _by_replay(conn: asyncpg.Connection, wanted: DeliveryFilter) -> bool:
+    """Whether the deliveries of the replay are the stream. Those of an admin's may be of other tenants too."""
+    if wanted.replay_id is None or wanted.subscription_id is not None or wanted.event_id is not None:
+        return False
+    return wanted.tenant is None or await tenant_of(conn, Owned.REPLAY, wanted.replay_id) == wanted.tenant
 
 
 async def _owners(conn: asyncpg.Connection, wanted: DeliveryFilter) -> int | None:
@@ -114,7 +125,9 @@ async def _of_its_tenant(conn: asyncpg.Connection, wanted: DeliveryFilter) -> bo
     return all(tenant == wanted.tenant for tenant in tenants)
 
 
-def _stream(wanted: DeliveryFilter, owners: int | None, after: UUID | None, most: int) -> Select[Any]:
+def _stream(
+    wanted: DeliveryFilter, owners: int | None, after: UUID | None, most: int, *, by_replay: bool
+) -> Select[Any]:
     """The first `most` rows of an index or several, merged, in order."""
     table = tables.deliveries
     bounds = time_conditions(table, wanted.created)
@@ -125,8 +138,11 @@ def _stream(wanted: DeliveryFilter, owners: int | None, after: UUID | None, most
         bounds += [table.c.id >= UUID(int=ms << 80), table.c.id < UUID(int=(ms + 1) << 80)]
     if wanted.subscription_id is not None:
         bounds.append(table.c.subscription_id == wanted.subscription_id)
+    if by_replay:
+        bounds.append(table.c.replay_id == wanted.replay_id)
     # Each status on its own: an index has the rows of one in order, and not those of two.
-    alone = [[table.c.status == status] for status in wanted.statuses if _GIVEN_UP.issuperset(wanted.statuses)]
+    statuses = wanted.statuses if not by_replay and _GIVEN_UP.issuperset(wanted.statuses) else ()
+    alone = [[table.c.status == status] for status in statuses]
     owner = wanted.tenant if owners else None
     parts = [_part([*bounds, *status], owner, most) for status in alone or [[]]]
     if len(parts) == 1:

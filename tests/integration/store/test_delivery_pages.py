@@ -10,8 +10,9 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from uuid_utils.compat import uuid7
 
-from infra.store import delivery_pages, partitions
+from infra.store import delivery_pages, partitions, replays
 from infra.store.attempts import AttemptedFilter
 from infra.store.deliveries import DeliveryRow
 from infra.store.history import DeliveryFilter, TimeRange
@@ -112,6 +113,36 @@ async def test_a_tenant_with_too_many_subscriptions_to_merge_sees_its_own(
         among_all = [row for page in await _walk(conn, wanted, limit=4) for row in page]
     assert merged == among_all
     assert {row.tenant for row in merged} == {"acme"}
+
+
+async def test_a_page_has_the_deliveries_of_a_replay_however_many_others_there_are(store: Store) -> None:
+    async with store.transaction() as conn:
+        subscription, *_ = await _seed(conn)
+        wanted = DeliveryFilter(tenant="acme", created=TimeRange(before=NOW - timedelta(seconds=20)))
+        oldest = {row.id for page in await _walk(conn, AttemptedFilter(wanted), limit=9) for row in page}
+        acmes, everybodys = [
+            (await replays.create(conn, replay_id=uuid7(), wanted=replace(wanted, tenant=of), max_per_s=1, now=NOW)).id
+            for of in ("acme", None)
+        ]
+        for replay_id, tenants in ((acmes, ("acme", None)), (everybodys, (None,))):
+            await conn.execute("UPDATE deliveries SET replay_id = $1 WHERE id = ANY($2::uuid[])", replay_id, oldest)
+            for tenant in tenants:
+                of_it = AttemptedFilter(DeliveryFilter(tenant=tenant, replay_id=replay_id))
+                page = await delivery_pages.list_page(conn, of_it, after=None, limit=50, scanned_rows=SCANNED)
+                assert {row.id for row in page.rows} == oldest
+                assert page.next_after is None
+            narrower = (
+                DeliveryFilter(tenant="acme"),
+                DeliveryFilter(subscription_id=subscription),
+                DeliveryFilter(statuses=("dead",)),
+            )
+            for wanted in narrower:
+                every = [row.id for page in await _walk(conn, AttemptedFilter(wanted), limit=3) for row in page]
+                of_it = AttemptedFilter(replace(wanted, replay_id=replay_id))
+                found = [row.id for page in await _walk(conn, of_it, limit=3) for row in page]
+                assert found == [key for key in every if key in oldest]
+            strangers = AttemptedFilter(DeliveryFilter(tenant="other", replay_id=replay_id))
+            assert not any(await _walk(conn, strangers, limit=3))
 
 
 async def test_a_cursor_is_no_key_of_a_row_that_is_not_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
