@@ -76,6 +76,12 @@ def key_ms(key: UUID) -> int:
     return key.int >> 80
 
 
+def keys_alike(key: UUID) -> tuple[UUID, UUID]:
+    """The smallest and the largest key of the same millisecond."""
+    least = key_ms(key) << 80
+    return UUID(int=least), UUID(int=least | (1 << 80) - 1)
+
+
 def least_key_after(key: UUID) -> UUID:
     """A bound below the keys of all that was made after this one, also where a clock is behind (`CLOCKS_APART_MS`)."""
     return UUID(int=max(0, key_ms(key) - CLOCKS_APART_MS) << 80)

@@ -32,7 +32,7 @@ from infra.store.history import DeliveryFilter, time_conditions
 from infra.store.owners import Owned, tenant_of
 from infra.store.query import Page, columns, fetch
 from schemas.deliveries import Status
-from schemas.ids import key_ms
+from schemas.ids import keys_alike
 
 SCANNED_ROWS: Final = 10_000
 OWNERS: Final = 100
@@ -134,8 +134,7 @@ def _stream(
     if after is not None:
         bounds.append(table.c.id < after)
     if wanted.event_id is not None:
-        ms = key_ms(wanted.event_id)
-        bounds += [table.c.id >= UUID(int=ms << 80), table.c.id < UUID(int=(ms + 1) << 80)]
+        bounds.append(table.c.id.between(*keys_alike(wanted.event_id)))
     if wanted.subscription_id is not None:
         bounds.append(table.c.subscription_id == wanted.subscription_id)
     if by_replay:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Table, exists, func, select
 from infra.store import tables
 from infra.store.outcomes import Missing
 from infra.store.query import Page, columns, equal, fetch
-from schemas.ids import first_key_at, key_ms, least_key_after
+from schemas.ids import first_key_at, keys_alike, least_key_after
 
 MAX_PAGE_BYTES: Final = 4_194_304
 
@@ -216,8 +216,7 @@ def delivery_conditions(wanted: DeliveryFilter) -> list[ColumnElement[bool]]:
     )
     if wanted.event_id is not None:
         # A delivery shares the milliseconds of its event, so the primary key finds them.
-        ms = key_ms(wanted.event_id)
-        conditions += [table.c.id >= UUID(int=ms << 80), table.c.id < UUID(int=(ms + 1) << 80)]
+        conditions.append(table.c.id.between(*keys_alike(wanted.event_id)))
     if wanted.statuses:
         conditions.append(table.c.status.in_(wanted.statuses))
     if wanted.died != ANY_TIME:

@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 from yarl import URL
 
 from infra.store.store import Store
-from schemas.ids import DELIVERY, EVENT, SUBSCRIPTION, public_id
+from schemas.ids import DELIVERY, EVENT, REPLAY, SUBSCRIPTION, public_id
 from tests.support import rows
 from tests.support.api import ApiClient
 
@@ -196,6 +196,16 @@ async def test_a_delivery_to_a_paused_subscription_is_not_replayed(api: ApiClien
     answer = await api.call("POST", f"{_path(key)}/replay")
     assert (answer.status, answer.code) == (409, "conflict")
     assert "paused" in answer.body["error"]["message"]
+
+
+async def test_every_id_that_there_can_be_may_be_asked_for(api: ApiClient) -> None:
+    """The first and the last, which bound no range of keys beyond them."""
+    for number in (0, 2**128 - 1):
+        key = UUID(int=number)
+        for name, prefix in (("event_id", EVENT), ("subscription_id", SUBSCRIPTION), ("replay_id", REPLAY)):
+            assert (await api.get(DELIVERIES, **{name: public_id(prefix, key)}))["data"] == []
+        assert (await api.get("/v1/attempts", delivery_id=public_id(DELIVERY, key)))["data"] == []
+        assert (await api.call("GET", _path(key))).status == 404
 
 
 async def test_what_is_not_there_is_404_and_what_is_no_id_names_the_field(api: ApiClient) -> None:
