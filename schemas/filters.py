@@ -31,6 +31,7 @@ MAX_DEPTH: Final = 5  # of $and, $or and $not in each other
 MAX_NODES: Final = 100  # conditions, members of $in and $nin, and each $and, $or and $not
 MAX_TEXT: Final = 1000  # characters of a string
 MAX_PATH: Final = 256  # characters of a path
+MAX_NAMES: Final = 16  # of a path: each may be looked for in as many values as a path may lead to
 MAX_BYTES: Final = 16_384  # of all of it, as JSON
 
 _EXACT: Final = 2**53  # from here on a float may stand for several integers
@@ -163,6 +164,8 @@ def _path(name: str, where: str) -> tuple[str, ...]:
         _fault(where, f"must be {', '.join(FIELDS)}, data, a path that begins with data., {_AND}, {_OR} or {_NOT}")
     if not all(path):
         _fault(where, "must have a name between its dots")
+    if len(path) > MAX_NAMES:
+        _fault(where, f"must be a path of at most {MAX_NAMES} names")
     return path
 
 

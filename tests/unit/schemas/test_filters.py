@@ -9,6 +9,7 @@ from schemas.errors import InvalidInput
 from schemas.filters import (
     MAX_BYTES,
     MAX_DEPTH,
+    MAX_NAMES,
     MAX_NODES,
     MAX_PATH,
     MAX_TEXT,
@@ -96,6 +97,7 @@ def test_a_fault_is_told_by_its_place(given: object, message: str) -> None:
         (nested(MAX_DEPTH), nested(MAX_DEPTH + 1)),
         ({"data.a": "x" * MAX_TEXT}, {"data.a": "x" * (MAX_TEXT + 1)}),
         ({"data." + "a" * (MAX_PATH - 5): 1}, {"data." + "a" * (MAX_PATH - 4): 1}),
+        ({"data" + ".a" * (MAX_NAMES - 1): 1}, {"data" + ".a" * MAX_NAMES: 1}),
         ({"data.a": {"$in": [1] * (MAX_NODES - 1)}}, {"data.a": {"$in": [1] * MAX_NODES}}),
         ({"$or": [{"data.a": 1}] * (MAX_NODES - 1)}, {"$or": [{"data.a": 1}] * MAX_NODES}),
         ({"data.a": {"$in": ["x" * 990] * 16}}, {"data.a": {"$in": ["x" * 990] * (MAX_BYTES // 990 + 1)}}),
