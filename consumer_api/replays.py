@@ -74,14 +74,11 @@ async def create(request: web.Request) -> web.Response:
     asked = await read_json(request, ReplayCreate, optional=True)
     wanted, max_per_s = asked.wanted(), asked.max_per_s or request.app[SETTINGS].replay_max_per_s
     now = datetime.now(UTC)
-    if asked.dry_run:
-        frozen = replays.freeze(wanted, now=now)
-        async with searching(request) as conn:
-            await _check_subscription(request, conn, wanted.subscription_id)
-            matched = await replays.count(conn, frozen)
-        return json_answer(replay_count_view(frozen, matched))
-    async with request.app[STORE].transaction() as conn:
+    async with searching(request) as conn:
         await _check_subscription(request, conn, wanted.subscription_id)
+        if asked.dry_run:
+            frozen = replays.freeze(wanted, now=now)
+            return json_answer(replay_count_view(frozen, await replays.count(conn, frozen)))
         row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=now)
         view = replay_view(row)
         await audit.record(request, conn, "replay.created", view["id"], tenant=row.tenant, after=view)

@@ -3,8 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from uuid_utils.compat import uuid7
 
+from consumer_api import searching
 from infra.store.store import Store
 from schemas.ids import DELIVERY, REPLAY, SUBSCRIPTION, parse_id, public_id
 from tests.support import rows
@@ -151,6 +153,18 @@ async def test_a_dry_run_counts_and_begins_nothing(api: ApiClient, store: Store)
     async with store.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM audit_log") == 0
     assert list((await api.call("POST", REPLAYS, {"tenant": "a", "dry_run": "yes"})).fields) == ["dry_run"]
+
+
+async def test_what_takes_too_long_to_count_is_told_to_be_narrowed_and_not_begun(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "SEARCH_TIMEOUT_MS", 50)
+    async with store.transaction() as conn:
+        await conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+        for dry_run in (True, False):
+            answer = await api.call("POST", REPLAYS, {"event_type": "order.created", "dry_run": dry_run})
+            assert (answer.status, answer.code) == (422, "query_too_broad")
+    assert (await api.get(REPLAYS))["data"] == []
 
 
 async def test_a_replay_shows_what_became_of_what_it_began_again(api: ApiClient, store: Store) -> None:
