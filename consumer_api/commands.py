@@ -13,15 +13,23 @@ from pydantic import (
     model_validator,
 )
 
-from consumer_api.query_fields import Created, EventType, Moment, SecretKey, SubscriptionKey, Tenant, within_rule
+from consumer_api.query_fields import (
+    Created,
+    EventType,
+    Moment,
+    SecretKey,
+    SubscriptionKey,
+    Tenant,
+    within_rule,
+)
 from infra.store.history import DeliveryFilter, TimeRange
-from schemas.deliveries import ENDED, Status
+from schemas.deliveries import ENDED, UNFINISHED, Status
 from schemas.errors import InvalidInput
 from schemas.fields import (
     description_fault,
 )
 from schemas.formats import Version
-from schemas.ids import SECRET, public_id
+from schemas.ids import SECRET, SUBSCRIPTION, public_id
 from schemas.inputs import Input, rule
 from schemas.subscriptions import Rate
 
@@ -42,7 +50,36 @@ def _ended(status: Status) -> Status:
     return status
 
 
-class ReplayCreate(Created):
+def _unfinished(status: Status) -> Status:
+    rule(None if status in UNFINISHED else "must be pending, held or retrying")
+    return status
+
+
+class _Chosen(Created):
+    """Deliveries by a filter, in which something must narrow them."""
+
+    subscription_id: SubscriptionKey | None = None
+    tenant: Tenant | None = None
+    event_type: EventType | None = None
+
+    @model_validator(mode="after")
+    def _narrowed(self) -> Self:
+        narrowing = ("subscription_id", "tenant", "event_type", "created_after", "created_before")
+        open_to_all = all(getattr(self, name) is None for name in narrowing)
+        rule(f"must have at least one of {', '.join(narrowing)}" if open_to_all else None)
+        return self
+
+    def _wanted(self, statuses: tuple[Status, ...]) -> DeliveryFilter:
+        return DeliveryFilter(
+            subscription_id=self.subscription_id,
+            tenant=self.tenant,
+            event_type=self.event_type,
+            statuses=statuses,
+            created=self.created(),
+        )
+
+
+class ReplayCreate(_Chosen):
     """Which deliveries to begin again. Without a `status`, the dead ones.
 
     Something must narrow them: an empty object would begin everything that is dead, of every tenant. `max_per_s` is how
@@ -52,30 +89,52 @@ class ReplayCreate(Created):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "acme", "status": ["dead"], "max_per_s": 20}]})
 
-    subscription_id: SubscriptionKey | None = None
-    tenant: Tenant | None = None
-    event_type: EventType | None = None
     status: Annotated[tuple[Annotated[Status, AfterValidator(_ended)], ...], Field(min_length=1, max_length=3)] = (
         Status.DEAD,
     )
     max_per_s: Rate | None = None
     dry_run: Annotated[bool, Strict()] = False
 
-    @model_validator(mode="after")
-    def _narrowed(self) -> Self:
-        narrowing = ("subscription_id", "tenant", "event_type", "created_after", "created_before")
-        open_to_all = all(getattr(self, name) is None for name in narrowing)
-        rule(f"must have at least one of {', '.join(narrowing)}" if open_to_all else None)
-        return self
+    def wanted(self) -> DeliveryFilter:
+        return self._wanted(self.status)
+
+
+class DeliveriesRetry(_Chosen):
+    """Which deliveries to attempt now, of those that wait for their next attempt (`retrying`).
+
+    Something must narrow them. With `dry_run` they are only counted, all of them.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "acme", "event_type": "order.created"}]})
+
+    dry_run: Annotated[bool, Strict()] = False
 
     def wanted(self) -> DeliveryFilter:
-        return DeliveryFilter(
-            subscription_id=self.subscription_id,
-            tenant=self.tenant,
-            event_type=self.event_type,
-            statuses=self.status,
-            created=self.created(),
-        )
+        return self._wanted((Status.RETRYING,))
+
+
+class DeliveriesCancel(_Chosen):
+    """Which deliveries to cancel, of those that have not ended. `dry_run` as of a retry."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "acme", "status": ["held"]}]})
+
+    status: Annotated[tuple[Annotated[Status, AfterValidator(_unfinished)], ...], Field(min_length=1, max_length=3)] = (
+        tuple(sorted(UNFINISHED))
+    )
+    dry_run: Annotated[bool, Strict()] = False
+
+    def wanted(self) -> DeliveryFilter:
+        return self._wanted(self.status)
+
+
+class Redelivery(Input):
+    """To which subscription to send an event again; without one, to all that it has a delivery to."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"subscription_id": public_id(SUBSCRIPTION, UUID(int=0))}]}
+    )
+
+    subscription_id: SubscriptionKey | None = None
 
 
 class Recovery(Input):

@@ -14,17 +14,18 @@ from consumer_api import audit
 from consumer_api.answers import json_answer
 from consumer_api.commands import Discard
 from consumer_api.context import BROKER, SETTINGS, STORE
-from consumer_api.errors import ErrorCode, conflict
+from consumer_api.errors import ErrorCode, conflict, expunged, not_found
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
 from consumer_api.presentation import dead_letter_view, dead_letter_with_body_view
 from consumer_api.queries import DeadLettersQuery
 from consumer_api.reading import path_id, read_json, read_query
-from consumer_api.route import Route
+from consumer_api.route import Media, Route
 from consumer_api.views import DeadLetterView, DeadLetterWithBodyView
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import dead_letters
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
+from infra.store.expunging import EXPUNGED
 from schemas.deliveries import DeadLetterKind
 from schemas.events import Event, read_event
 from schemas.fields import type_fault
@@ -32,6 +33,7 @@ from schemas.ids import DEAD_LETTER, public_id
 from schemas.messages import Message
 from schemas.scopes import Scope
 
+BYTES: Final = "application/octet-stream"
 _OUR_HEADERS: Final = "hookhare-"
 
 
@@ -50,12 +52,22 @@ def routes() -> list[Route]:
         ),
         Route(method="GET", path=one, handler=get, scope=read, answers={200: DeadLetterWithBodyView}),
         Route(
+            method="GET",
+            path=f"{one}/body",
+            handler=get_body,
+            scope=read,
+            answers={200: Media({BYTES: bytes})},
+        ),
+        Route(
             method="POST",
             path=f"{one}/replay",
             handler=replay,
             scope=Scope.REPLAYS_WRITE,
             answers={202: DeadLetterView},
-            errors=(ErrorCode.CONFLICT, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.BROKER_REFUSED),
+            errors=(
+                *(ErrorCode.CONFLICT, ErrorCode.EXPUNGED),
+                *(ErrorCode.BROKER_UNAVAILABLE, ErrorCode.BROKER_REFUSED),
+            ),
         ),
         Route(
             method="POST",
@@ -82,6 +94,18 @@ async def get(request: web.Request) -> web.Response:
     async with request.app[STORE].connection() as conn:
         letter = done(await dead_letters.get(conn, _id(request)), "dead letter")
     return json_answer(dead_letter_with_body_view(letter))
+
+
+async def get_body(request: web.Request) -> web.Response:
+    """Download the original bytes, as they came: of a delivery, its event's data. 404 where there are none any more."""
+    dead_letter_id = _id(request)
+    async with request.app[STORE].connection() as conn:
+        letter = done(await dead_letters.get(conn, dead_letter_id), "dead letter")
+    if letter.body is None:
+        raise not_found("body: the dead letter has none any more")
+    # And nosniff, as on every answer: whatever it is, no browser is to take it for a page of ours.
+    headers = {"Content-Disposition": f'attachment; filename="{public_id(DEAD_LETTER, dead_letter_id)}.bin"'}
+    return web.Response(body=letter.body, content_type=BYTES, headers=headers)
 
 
 async def replay(request: web.Request) -> web.Response:
@@ -113,6 +137,8 @@ async def discard(request: web.Request) -> web.Response:
 
 
 async def _publish(request: web.Request, letter: DeadLetter) -> None:
+    if letter.body is None and letter.row.event_id is not None:
+        raise expunged(EXPUNGED)
     if letter.body is None or letter.properties is None:
         raise conflict("its message was not kept")
     message = _without_our_headers(dead_letters.unpack_message(letter.body, letter.properties))

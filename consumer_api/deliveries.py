@@ -13,18 +13,23 @@ from consumer_api.context import STORE
 from consumer_api.errors import ErrorCode
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.outcomes import done
-from consumer_api.presentation import delivery_view, delivery_with_attempts_view
+from consumer_api.presentation import attempt_view, delivery_view
 from consumer_api.queries import DeliveriesQuery
 from consumer_api.reading import path_id, read_query
 from consumer_api.route import Route
+from consumer_api.timeline import BY_HAND, timeline
 from consumer_api.views import DeliveryView, DeliveryWithAttemptsView
-from infra.store import deliveries, delivery_pages, history
+from infra.store import audit as audit_rows
+from infra.store import dead_letters, deliveries, delivery_pages, history
 from infra.store.deliveries import DeliveryRow
 from schemas.ids import DELIVERY, public_id
 from schemas.scopes import Scope
 
 MAX_ATTEMPTS_SHOWN: Final = 500  # the latest: a policy makes at most 50 in a cycle
+MAX_DEATHS_SHOWN: Final = 100  # the latest
+MAX_DEEDS_SHOWN: Final = 100  # the latest
 _CONFLICT: Final = (ErrorCode.CONFLICT,)
+_UNSENDABLE: Final = (ErrorCode.CONFLICT, ErrorCode.EXPUNGED)
 
 
 def routes() -> list[Route]:
@@ -47,7 +52,7 @@ def routes() -> list[Route]:
             handler=retry,
             scope=write,
             answers={202: DeliveryView},
-            errors=_CONFLICT,
+            errors=_UNSENDABLE,
         ),
         Route(
             method="POST",
@@ -63,7 +68,7 @@ def routes() -> list[Route]:
             handler=replay,
             scope=Scope.REPLAYS_WRITE,
             answers={202: DeliveryView},
-            errors=_CONFLICT,
+            errors=_UNSENDABLE,
         ),
     ]
 
@@ -76,12 +81,20 @@ async def list_deliveries(request: web.Request) -> web.StreamResponse:
 
 
 async def get(request: web.Request) -> web.Response:
-    """Get a delivery and its latest attempts."""
+    """Get a delivery, its latest attempts, and what became of it in order of time."""
     delivery_id = _id(request)
     async with request.app[STORE].connection() as conn:
         row = done(await deliveries.get(conn, delivery_id), "delivery")
         attempts = await history.attempts_of(conn, delivery_id, limit=MAX_ATTEMPTS_SHOWN)
-    return json_answer(delivery_with_attempts_view(row, attempts))
+        letters = await dead_letters.of_delivery(conn, delivery_id, limit=MAX_DEATHS_SHOWN)
+        by_hand = await audit_rows.latest_of(conn, public_id(DELIVERY, row.id), BY_HAND, limit=MAX_DEEDS_SHOWN)
+        admitted_at = await history.event_admitted_at(conn, row.event_id)
+    view: DeliveryWithAttemptsView = {
+        **delivery_view(row),
+        "attempts": [attempt_view(attempt) for attempt in attempts],
+        "timeline": timeline(row, attempts, letters, by_hand, admitted_at=admitted_at),
+    }
+    return json_answer(view)
 
 
 async def retry(request: web.Request) -> web.Response:

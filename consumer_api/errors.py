@@ -39,6 +39,7 @@ class ErrorCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     CONFLICT = "conflict"
+    EXPUNGED = "expunged"
     PRECONDITION_FAILED = "precondition_failed"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight"
@@ -70,6 +71,7 @@ MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
     ErrorCode.METHOD_NOT_ALLOWED: Meaning(405, "the header Allow says which are"),
     ErrorCode.REQUEST_TIMEOUT: Meaning(408, "the body did not come in time"),
     ErrorCode.CONFLICT: Meaning(409, "what is there does not allow it; the message says why"),
+    ErrorCode.EXPUNGED: Meaning(409, "the event was expunged, so there is nothing to send any more"),
     ErrorCode.PRECONDITION_FAILED: Meaning(412, "it was changed since the version that If-Match names"),
     ErrorCode.PAYLOAD_TOO_LARGE: Meaning(413, "the body, or a part of it, is too large"),
     ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
@@ -112,6 +114,10 @@ def not_found(what: str) -> ApiError:
 
 def conflict(reason: str, details: Sequence[Problem] = ()) -> ApiError:
     return ApiError(Fault(409, ErrorCode.CONFLICT, reason, tuple(details)))
+
+
+def expunged(reason: str) -> ApiError:
+    return ApiError(Fault(409, ErrorCode.EXPUNGED, reason))
 
 
 def too_large(field: str, max_bytes: int) -> ApiError:

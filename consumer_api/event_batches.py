@@ -161,7 +161,8 @@ async def _publish(request: web.Request, events: Sequence[Event]) -> Sequence[Br
 
 def _result(event: Event, outcome: _Outcome) -> BatchResultView:
     first, known, external_id = outcome.first, outcome.known, event.external_id
-    if event.digest != (first.digest if known is None else known.digest):
+    same = event.digest == first.digest if known is None else known.is_repeated_by(event.digest)
+    if not same:
         where = "another event of this batch" if known is None else public_id(EVENT, known.event_id)
         message = f"was already used for {where}, which says something else"
         return _refused("conflict", external_id, conflict(f"id: {message}", [Problem("id", message)]).fault)

@@ -122,7 +122,7 @@ async def _known(request: web.Request, event: Event) -> web.Response | None:
         if known is None:
             return None
         stored_time = await history.event_time(conn, known.event_id)
-    if known.digest != event.digest:
+    if not known.is_repeated_by(event.digest):
         metrics.events_conflict.add(1)
         message = f"was already used for {public_id(EVENT, known.event_id)}, which says something else"
         raise conflict(f"id: {message}", [Problem("id", message)])

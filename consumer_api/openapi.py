@@ -118,6 +118,8 @@ def _operation(route: Route, schemas: Schemas, failures: dict[str, Any]) -> dict
 
 def operation_id(route: Route) -> str:
     """Unique and stable: the resource, and what is done to it."""
+    if route.operation is not None:
+        return route.operation
     parts = [part for part in route.path.split("/") if part and part != "v1"]
     fixed = [re.sub(r"\W", "_", part) for part in parts if not part.startswith("{")]
     resource, rest = fixed[0], fixed[1:]

@@ -1,6 +1,7 @@
 """How rows look from outside. Pure: rows in, JSON-ready values out. Ids are public, secrets are not shown."""
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -9,6 +10,7 @@ from uuid import UUID
 
 import orjson
 
+from consumer_api.cursors import encode_cursor
 from consumer_api.subscription_views import (
     AuthView,
     CertificateView,
@@ -24,12 +26,15 @@ from consumer_api.subscription_views import (
 from consumer_api.views import (
     AcceptedEventView,
     AttemptView,
+    BulkView,
     DeadLetterView,
     DeadLetterWithBodyView,
     DeliveryView,
-    DeliveryWithAttemptsView,
     EventView,
+    ExpungedView,
     ProgressView,
+    RedeliveredView,
+    RedeliveryView,
     ReplayCountView,
     ReplayFilterView,
     ReplayView,
@@ -38,6 +43,7 @@ from consumer_api.views import (
 )
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from infra.store.deliveries import DeliveryRow
+from infra.store.expunging import Expunction
 from infra.store.history import AttemptRow, DeliveryFilter, EventRow
 from infra.store.replays import Progress, ReplayRow, encode_filter
 from infra.store.subscriptions import SubscriptionRow
@@ -139,7 +145,7 @@ def tls_view(tls: Tls) -> TlsView:
 
 
 def event_view(row: EventRow) -> EventView:
-    """An event, its `data` byte for byte as it came."""
+    """An event, its `data` byte for byte as it came; null where it was expunged."""
     return {
         "id": public_id(EVENT, row.id),
         "external_id": row.external_id,
@@ -151,7 +157,8 @@ def event_view(row: EventRow) -> EventView:
         "accepted_at": key_time(row.id),
         "admitted_at": row.admitted_at,
         "headers": row.headers or {},
-        "data": orjson.Fragment(row.data),
+        "data": None if row.expunged_at is not None else orjson.Fragment(row.data),
+        "expunged_at": row.expunged_at,
     }
 
 
@@ -172,10 +179,6 @@ def delivery_view(row: DeliveryRow) -> DeliveryView:
         "created_at": key_time(row.id),
         "updated_at": row.updated_at,
     }
-
-
-def delivery_with_attempts_view(row: DeliveryRow, attempts: Sequence[AttemptRow]) -> DeliveryWithAttemptsView:
-    return {**delivery_view(row), "attempts": [attempt_view(attempt) for attempt in attempts]}
 
 
 def attempt_view(row: AttemptRow) -> AttemptView:
@@ -262,7 +265,11 @@ def replay_with_progress_view(row: ReplayRow, progress: Progress) -> ReplayWithP
 
 
 def replay_count_view(wanted: DeliveryFilter, matched: int) -> ReplayCountView:
-    return {"dry_run": True, "matched": matched, "filter": _filter_view(encode_filter(wanted))}
+    return {"dry_run": True, "matched": matched, "filter": filter_view(wanted)}
+
+
+def filter_view(wanted: DeliveryFilter) -> ReplayFilterView:
+    return _filter_view(encode_filter(wanted))
 
 
 def _filter_view(stored: dict[str, Any]) -> ReplayFilterView:
@@ -287,6 +294,38 @@ def _text(body: bytes) -> str | None:
         return body.decode()
     except UnicodeDecodeError:
         return None
+
+
+def bulk_view(matched: int, changed: int, next_after: UUID | None, *, dry_run: bool = False) -> BulkView:
+    return {
+        "dry_run": dry_run,
+        "matched": matched,
+        "changed": changed,
+        "has_more": next_after is not None,
+        "next_cursor": None if next_after is None else encode_cursor(next_after),
+    }
+
+
+def redelivery_view(event_id: UUID, results: Sequence[RedeliveredView], next_after: UUID | None) -> RedeliveryView:
+    counts = Counter(one["result"] for one in results)
+    return {
+        "event_id": public_id(EVENT, event_id),
+        "redelivered": counts["redelivered"],
+        "created": counts["created"],
+        "skipped": counts["skipped"],
+        "deliveries": list(results),
+        "has_more": next_after is not None,
+        "next_cursor": None if next_after is None else encode_cursor(next_after),
+    }
+
+
+def expunged_view(done: Expunction) -> ExpungedView:
+    return {
+        "id": public_id(EVENT, done.event_id),
+        "expunged_at": done.expunged_at,
+        "canceled": done.canceled,
+        "in_progress": done.in_progress,
+    }
 
 
 def accepted_view(event: Event, key: UUID, *, duplicate: bool) -> AcceptedEventView:

@@ -48,6 +48,12 @@ class PageQuery(Input):
     cursor: Cursor | None = None
 
 
+class PartQuery(Input):
+    """`cursor`: the `next_cursor` of the call that did the part before."""
+
+    cursor: Cursor | None = None
+
+
 class ExportQuery(PageQuery):
     """Of a list that can be had whole. Without a `format`, the header Accept says it."""
 

@@ -33,6 +33,7 @@ class Route:
     of no tenant may call it. `answers` has for each status of success the type of its body (a TypedDict of
     typing_extensions, a `Media`, or None for no body), `errors` the codes beyond those of every route like it.
     `idempotent` is true where a request with an `Idempotency-Key` is done once.
+    `operation` is its name in the document, where its path alone gives one that another has.
     `largest_body` is how many bytes its body may have, where that is not what it is for most routes.
     """
 
@@ -47,6 +48,7 @@ class Route:
     answers: Mapping[int, Any] = field(default_factory=dict)
     errors: tuple[ErrorCode, ...] = ()
     idempotent: bool = False
+    operation: str | None = None
     largest_body: Callable[[Settings], int] | None = None
 
 

@@ -98,6 +98,7 @@ class EventView(TypedDict):
     admitted_at: datetime
     headers: dict[str, str]
     data: JsonData
+    expunged_at: Annotated[datetime | None, Field(description="When data and headers were overwritten, if they were.")]
 
 
 class DeliveryView(TypedDict):
@@ -155,10 +156,44 @@ class AttemptView(TypedDict):
     url: EndpointUrl
 
 
+class TimelineEntryView(TypedDict):
+    """Something that happened to a delivery, or is to. Only what its rows tell: a wait that is over left none.
+
+    `event_accepted` and `event_admitted` are of its event. `cycle_began`: it was begun again, in bulk by `replay_id`,
+    or by hand where that is null. `retried`: by hand, this one alone. `held`, `in_progress` and `canceled` are how it
+    stands, `at` the last change of that; `retry_due` is when its next attempt may be made.
+    """
+
+    at: datetime
+    what: Literal[
+        "event_accepted",
+        "event_admitted",
+        "cycle_began",
+        "retried",
+        "attempt",
+        "dead",
+        "discarded",
+        "held",
+        "in_progress",
+        "retry_due",
+        "canceled",
+    ]
+    cycle: int
+    reason: str | None
+    attempt_id: AttemptId | None
+    number: int | None
+    outcome: Literal["delivered", "retry", "dead"] | None
+    status_code: int | None
+    superseded: bool | None
+    dead_letter_id: DeadLetterId | None
+    replay_id: ReplayId | None
+
+
 class DeliveryWithAttemptsView(DeliveryView):
-    """A delivery and its latest attempts."""
+    """A delivery, its latest attempts, and what became of it in order of time, as far back as those go."""
 
     attempts: list[AttemptView]
+    timeline: list[TimelineEntryView]
 
 
 class DeadLetterView(TypedDict):
@@ -240,6 +275,54 @@ class ReplayCountView(TypedDict):
     dry_run: Literal[True]
     matched: int
     filter: ReplayFilterView
+
+
+class BulkView(TypedDict):
+    """What was done to many deliveries in one call: of `matched` in this part so many were `changed`.
+
+    The others were not as asked for any more when their turn came, or are being attempted just now. `has_more`: ask
+    again, with `next_cursor` as `cursor`. With `dry_run`, `matched` are all, and nothing is changed.
+    """
+
+    dry_run: bool
+    matched: int
+    changed: int
+    has_more: bool
+    next_cursor: str | None
+
+
+class RedeliveredView(TypedDict):
+    """What was done for one subscription: its delivery begins again, was made, or was passed over for the reason."""
+
+    subscription_id: SubscriptionId
+    delivery_id: DeliveryId
+    result: Literal["redelivered", "created", "skipped"]
+    reason: str | None
+
+
+class RedeliveryView(TypedDict):
+    """What was done to send an event again. `has_more`: ask again, with `next_cursor` as `cursor`."""
+
+    event_id: EventId
+    redelivered: int
+    created: int
+    skipped: int
+    deliveries: list[RedeliveredView]
+    has_more: bool
+    next_cursor: str | None
+
+
+class ExpungedView(TypedDict):
+    """An event whose payload is gone.
+
+    So many deliveries that had not ended were `canceled`. Of those `in_progress` a dispatcher may have the payload in
+    hand, and send it once more.
+    """
+
+    id: EventId
+    expunged_at: datetime
+    canceled: int
+    in_progress: int
 
 
 class AliveView(TypedDict):

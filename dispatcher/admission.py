@@ -259,18 +259,19 @@ class Admission:
         new = [one for one in asked if one.key in taken]
         repeats = [one for one in batch if first[one.unique] is not one or one.key not in taken]
         if repeats:
-            digests = {
-                (record["tenant"], record["source"], record["external_id"]): record["digest"]
+            known = {
+                (record["tenant"], record["source"], record["external_id"]): (record["event_id"], record["digest"])
                 for record in await connection.fetch(
                     sql.KNOWN_EVENT_KEYS, *map(list, zip(*(one.unique for one in repeats), strict=True))
                 )
             }
             for one in repeats:
-                if digests.get(one.unique, one.event.digest) == one.event.digest:
+                event, digest = known.get(one.unique, (None, one.event.digest))
+                if digest == one.event.digest:
                     admitted.duplicates += 1
                 else:
                     admitted.conflicts += 1
-                    await _record_conflict(connection, one)
+                    await _record_conflict(connection, one, event)
         admitted.events = len(new)
         return new
 
@@ -367,8 +368,8 @@ async def _draw_ordinals(connection: asyncpg.Connection, ordered: Sequence[bool]
     return [next(drawn) if one else None for one in ordered]
 
 
-async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> None:
-    """The same (tenant, source, id) with another content: kept as a dead letter, once for each content."""
+async def _record_conflict(connection: asyncpg.Connection, one: Incoming, event: UUID | None) -> None:
+    """The same (tenant, source, id) as of `event` with another content: kept as a dead letter, once for each."""
     message = one.received.message
     identity = sha256(b"\x00".join((*(part.encode() for part in one.unique), one.event.digest))).hexdigest()
     await connection.execute(
@@ -381,4 +382,5 @@ async def _record_conflict(connection: asyncpg.Connection, one: Incoming) -> Non
         one.received.routing_key,
         message.body,
         pack_properties(message),
+        event,
     )

@@ -93,6 +93,7 @@ async def _with_events(
             subject=event["subject"],
             headers=event["headers"],
             traceparent=event["traceparent"],
+            expunged=event["expunged"],
         )
         for event in await connection.fetch(sql.EVENTS_OF_CLAIMS, events, events[0], events[-1])
     }

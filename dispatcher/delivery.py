@@ -16,7 +16,7 @@ from dispatcher.breakers import Breakers
 from dispatcher.caps import Caps
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.age import expiry, time_left_s
-from dispatcher.core.conclude import Delivered, Expired, Held, conclude
+from dispatcher.core.conclude import Canceled, Delivered, Expired, Held, conclude
 from dispatcher.core.echo import to_hide, without_echo
 from dispatcher.core.gate import RESTING
 from dispatcher.core.liveness import why_not_begin
@@ -28,6 +28,7 @@ from dispatcher.lanes import Claim
 from dispatcher.paces import Paces
 from dispatcher.settlement import Attempted, Outcome, Settlement
 from infra.egress import Egress
+from infra.store.expunging import EXPUNGED
 from infra.telemetry import Telemetry
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer
 from schemas.ids import DELIVERY, EVENT, public_id
@@ -65,6 +66,9 @@ class Deliverer:
     async def deliver(self, claim: Claim) -> bool:
         """Make one attempt, or none if it may not begin; whether the endpoint answered. Raises nothing: every claim
         gets an outcome."""
+        if claim.content.expunged:
+            self._settlement.add(Outcome(claim, Canceled(EXPUNGED), None))
+            return False
         # Before the wait: what is too old takes no turn of a rate limit. After it: it may have become so meanwhile.
         unsent = self._expiry(claim) or await self._held_back(claim) or self._expiry(claim)
         endpoint = self._index.get(claim.subscription)

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from dispatcher.clock import wall
-from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
+from dispatcher.core.conclude import Canceled, Dead, Delivered, Expired, Held, RetryIn, Verdict
 from dispatcher.core.gate import fair_share
 from dispatcher.core.settle import Row, Settled, is_awaiting_hint, settle
 from dispatcher.core.streak import Failures, Said, said, tally
@@ -24,7 +24,7 @@ from dispatcher.hints import Hints
 from dispatcher.lanes import Claim, Lanes
 from dispatcher.streaks import Streaks, end_streaks
 from infra.broker.ladder import rung_ms
-from infra.store import deliveries
+from infra.store import deliveries, expunging
 from infra.store import statements as sql
 from infra.store.store import Store
 from infra.store.streaks import Target
@@ -194,8 +194,20 @@ class Settlement:
     async def _write_attempts(
         self, connection: asyncpg.Connection, batch: Sequence[Outcome], settled: Sequence[Settled]
     ) -> None:
+        # Of an expunged event nothing has been unfinished since, so all that still comes is superseded. Its row is
+        # locked, and so was it by who expunged: this sees either that, or is seen by it.
+        late = {
+            one.claim.event for one, result in zip(batch, settled, strict=True) if one.attempted and result.superseded
+        }
+        expunged = await expunging.expunged_of(connection, late)
         records = [
-            _attempt_record(outcome, outcome.attempted, result.superseded, self._incarnation)
+            _attempt_record(
+                outcome,
+                outcome.attempted,
+                result.superseded,
+                self._incarnation,
+                answer_kept=outcome.claim.event not in expunged,
+            )
             for outcome, result in zip(batch, settled, strict=True)
             if outcome.attempted is not None
         ]
@@ -302,13 +314,18 @@ def _attempts(batch: Sequence[Outcome], settled: Sequence[Settled]) -> Iterator[
             )
 
 
-def _attempt_record(outcome: Outcome, attempted: Attempted, superseded: bool, incarnation: UUID) -> tuple[object, ...]:
+def _attempt_record(
+    outcome: Outcome, attempted: Attempted, superseded: bool, incarnation: UUID, *, answer_kept: bool
+) -> tuple[object, ...]:
+    """Without `answer_kept` nothing of what the endpoint said, which may be what it was sent."""
     verdict, held = outcome.verdict, outcome.claim.held
     result = attempted.result
     status, headers, body, failure = None, None, None, None
     match result:
         case Answered():
-            status, headers, body = result.status, result.headers, result.body
+            status = result.status
+            if answer_kept:
+                headers, body = result.headers, result.body
         case NoAnswer():
             failure = result.failure
     return (
@@ -344,6 +361,8 @@ def _kind(verdict: Verdict) -> str:
             return "held"
         case Expired():
             return "expired"
+        case Canceled():
+            return "canceled"
 
 
 def _storable(text: str) -> str:

@@ -9,6 +9,7 @@ class Scope(StrEnum):
 
     EVENTS_READ = "events:read"
     EVENTS_WRITE = "events:write"
+    EVENTS_EXPUNGE = "events:expunge"  # destroys what an event said, for good
     EVENT_TYPES_READ = "event_types:read"
     EVENT_TYPES_WRITE = "event_types:write"  # the catalogue is of the installation, so only an admin key has use for it
     SUBSCRIPTIONS_READ = "subscriptions:read"

@@ -46,7 +46,14 @@ class Expired:
     reason: str
 
 
-Verdict = Delivered | RetryIn | Dead | Held | Expired
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """It was not attempted, and never will be: there is nothing to send any more."""
+
+    reason: str
+
+
+Verdict = Delivered | RetryIn | Dead | Held | Expired | Canceled
 
 
 def conclude(

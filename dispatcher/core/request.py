@@ -24,7 +24,10 @@ JSON: Final = "application/json"
 
 
 class Content(msgspec.Struct, frozen=True, eq=False):
-    """What an event says. One object for all its deliveries; `data` is the JSON text as it came."""
+    """What an event says. One object for all its deliveries; `data` is the JSON text as it came.
+
+    Of one that was expunged there is no data, and it is not sent.
+    """
 
     type: str
     time: datetime
@@ -34,6 +37,7 @@ class Content(msgspec.Struct, frozen=True, eq=False):
     subject: str | None = None
     headers: Mapping[str, str] | None = None
     traceparent: str | None = None
+    expunged: bool = False
 
 
 def content_of(event: Event) -> Content:

@@ -8,7 +8,7 @@ same and the row has not ended. Settling the same verdict again changes nothing.
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
-from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
+from dispatcher.core.conclude import Canceled, Dead, Delivered, Expired, Held, RetryIn, Verdict
 from schemas.deliveries import UNFINISHED, Status
 
 
@@ -75,6 +75,8 @@ def _applied(row: Row, claim: Claimed, verdict: Verdict) -> Row:
             return row._replace(status=Status.DEAD, attempts=claim.attempt, reason=reason, delay_s=None)
         case Expired(reason):
             return row._replace(status=Status.DEAD, reason=reason, delay_s=None)
+        case Canceled(reason):
+            return row._replace(status=Status.CANCELED, reason=reason, delay_s=None)
         case Held(reason):
             return row._replace(status=Status.HELD, reason=reason, delay_s=None)
         case _:

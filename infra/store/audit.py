@@ -3,7 +3,7 @@
 Triggers refuse whatever else is done to them (v0015), but for the upkeep's deleting of what is past its retention.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -79,6 +79,21 @@ class AuditFilter:
     created: TimeRange = ANY_TIME
 
 
+# $2 the actions, $3 how many.
+_LATEST_OF: Final = """
+SELECT action, created_at, after FROM audit_log WHERE target = $1 AND action = ANY($2) ORDER BY id DESC LIMIT $3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """That something was done to a target, as far as its history tells."""
+
+    action: str
+    created_at: datetime
+    after: dict[str, Any] | None = field(repr=False)
+
+
 _LOG = tables.audit_log
 _KEYS = tables.api_keys
 _COLUMNS = (
@@ -134,6 +149,11 @@ async def list_page(conn: asyncpg.Connection, wanted: AuditFilter, *, after: UUI
     ids = [record["id"] for record in found[:shown]]
     records = await fetch(conn, _select().where(_LOG.c.id.in_(ids)).order_by(_LOG.c.id.desc()))
     return Page([AuditRow(**record) for record in records], ids[-1] if len(found) > shown else None)
+
+
+async def latest_of(conn: asyncpg.Connection, target: str, actions: Sequence[str], *, limit: int) -> list[Deed]:
+    """The last `limit` times that one of these was done to a target, the latest first."""
+    return [Deed(**record) for record in await conn.fetch(_LATEST_OF, target, actions, limit)]
 
 
 async def get(conn: asyncpg.Connection, entry_id: UUID) -> AuditRow | Missing:

@@ -45,7 +45,10 @@ class DeadLetterRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter and its message; for a delivery, `body` is the `data` of its event, None past retention."""
+    """A dead letter and its message; for a delivery, `body` is the `data` of its event.
+
+    None past its retention, and once the event was expunged.
+    """
 
     row: DeadLetterRow
     body: bytes | None = field(repr=False)
@@ -69,9 +72,14 @@ _COLUMNS = column_list(tables.dead_letters, DeadLetterRow)
 
 _GET = f"""
 SELECT {_COLUMNS},
-       CASE WHEN kind = 'delivery' THEN (SELECT data FROM events WHERE events.id = event_id) ELSE body END AS body,
+       CASE WHEN kind = 'delivery'
+            THEN (SELECT data FROM events WHERE events.id = event_id AND expunged_at IS NULL) ELSE body END AS body,
        headers
 FROM dead_letters WHERE id = $1
+"""  # noqa: S608 -- column names of our own table
+
+_OF_DELIVERY = f"""
+SELECT {_COLUMNS} FROM dead_letters WHERE delivery_id = $1 ORDER BY cycle DESC LIMIT $2
 """  # noqa: S608 -- column names of our own table
 
 _SETTLE = f"""
@@ -98,6 +106,11 @@ async def list_page(
 
 async def get(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLetter | Missing:
     return _dead_letter(await conn.fetchrow(_GET, dead_letter_id))
+
+
+async def of_delivery(conn: asyncpg.Connection, delivery_id: UUID, *, limit: int) -> list[DeadLetterRow]:
+    """The last `limit` dead letters of a delivery, one for each cycle that it died in, the latest first."""
+    return [DeadLetterRow(**record) for record in await conn.fetch(_OF_DELIVERY, delivery_id, limit)]
 
 
 async def lock_message(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLetter | Missing | Refused:

@@ -14,7 +14,8 @@ import asyncpg
 from uuid_utils.compat import uuid7
 
 from infra.store import operational, statements, tables
-from infra.store.outcomes import Missing, Refused
+from infra.store.expunging import EXPUNGED, expunged_of
+from infra.store.outcomes import Expunged, Missing, Refused
 from infra.store.query import column_list
 from schemas.deliveries import ENDED, UNFINISHED, Status
 
@@ -43,8 +44,10 @@ class DeliveryRow:
     cycle: int
     next_attempt_at: datetime | None
     claimed_by: UUID | None
+    claimed_at: datetime | None
     updated_at: datetime
     replay_id: UUID | None
+    cycle_began_at: datetime | None
 
 
 _COLUMNS = column_list(tables.deliveries, DeliveryRow)
@@ -60,7 +63,7 @@ FOR NO KEY UPDATE OF subscriptions
 """
 
 _LOCK_REPLAYABLE = """
-SELECT id FROM deliveries
+SELECT id, event_id FROM deliveries
 WHERE id = ANY($1) AND id BETWEEN $2 AND $3 AND status = ANY($4) AND subscription_id = ANY($5)
 ORDER BY id
 FOR NO KEY UPDATE
@@ -69,7 +72,7 @@ FOR NO KEY UPDATE
 _REPLAY = """
 UPDATE deliveries
 SET cycle = cycle + 1, attempts = 0, status = 'held', reason = NULL, next_attempt_at = NULL, hint_due_at = NULL,
-    replay_id = $4, updated_at = clock_timestamp()
+    replay_id = $4, cycle_began_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE id = ANY($1) AND id BETWEEN $2 AND $3
 RETURNING subscription_id
 """
@@ -85,6 +88,34 @@ _LOCK_SUBSCRIPTION_OF = """
 SELECT state, deleted_at FROM subscriptions
 WHERE id = (SELECT subscription_id FROM deliveries WHERE id = $1)
 FOR NO KEY UPDATE OF subscriptions
+"""
+
+_LOCK_LIVE_SUBSCRIPTIONS = """
+SELECT id FROM subscriptions
+WHERE id IN (SELECT subscription_id FROM deliveries WHERE id = ANY($1) AND id BETWEEN $2 AND $3)
+  AND state <> 'disabled' AND deleted_at IS NULL
+ORDER BY id
+FOR NO KEY UPDATE OF subscriptions
+"""
+
+_LOCK_RETRYABLE = """
+SELECT id FROM deliveries
+WHERE id = ANY($1) AND id BETWEEN $2 AND $3 AND status = 'retrying' AND claimed_by IS NULL AND subscription_id = ANY($4)
+ORDER BY id
+FOR NO KEY UPDATE
+"""
+
+_HOLD = """
+UPDATE deliveries
+SET status = 'held', reason = NULL, next_attempt_at = NULL, hint_due_at = NULL, updated_at = clock_timestamp()
+WHERE id = ANY($1) AND id BETWEEN $2 AND $3
+RETURNING subscription_id
+"""
+
+_LOCK_OF_STATUS = """
+SELECT id FROM deliveries WHERE id = ANY($1) AND id BETWEEN $2 AND $3 AND status = ANY($4)
+ORDER BY id
+FOR NO KEY UPDATE
 """
 
 _RETRY = f"""
@@ -137,7 +168,7 @@ async def replay(
 
     They join their endpoint's backlog with a new cycle, of the replay in bulk `replay_id` if one does it; their dead
     letters become `replayed`. What has not ended, is gone, or belongs to a subscription that is paused, disabled or
-    deleted is passed over.
+    deleted is passed over, and so is what is of an event that was expunged.
     """
     if not delivery_ids:
         return []
@@ -146,7 +177,9 @@ async def replay(
     if not enabled:
         return []
     locked = await conn.fetch(_LOCK_REPLAYABLE, ids, ids[0], ids[-1], _ENDED, enabled)
-    replayed = [record["id"] for record in locked]
+    # Asked after the locks: who expunges has them too.
+    expunged = await expunged_of(conn, {record["event_id"] for record in locked})
+    replayed = [record["id"] for record in locked if record["event_id"] not in expunged]
     if not replayed:
         return []
     touched = await conn.fetch(_REPLAY, replayed, replayed[0], replayed[-1], replay_id)
@@ -160,6 +193,8 @@ async def why_not_replayed(conn: asyncpg.Connection, delivery_id: UUID) -> Missi
     row = await get(conn, delivery_id)
     if isinstance(row, Missing):
         return row
+    if await expunged_of(conn, [row.event_id]):
+        return Expunged(EXPUNGED)
     if row.status not in ENDED:
         return Refused(f"the delivery is {row.status}; only one that has ended can be replayed")
     subscription = await conn.fetchrow("SELECT state, deleted_at FROM subscriptions WHERE id = $1", row.subscription_id)
@@ -185,9 +220,41 @@ async def _why_not_retried(conn: asyncpg.Connection, delivery_id: UUID) -> Missi
     row = await get(conn, delivery_id)
     if isinstance(row, Missing):
         return row
+    if await expunged_of(conn, [row.event_id]):
+        return Expunged(EXPUNGED)
     if row.status in ENDED:
         return Refused(f"the delivery is {row.status}; only an unfinished one can be retried, an ended one is replayed")
     return Refused("the delivery is being attempted just now")
+
+
+async def retry_all(conn: asyncpg.Connection, delivery_ids: Collection[UUID]) -> list[UUID]:
+    """Put those that wait for their next attempt into their endpoints' backlogs, as `retry_now`; return those.
+
+    What is held waits there already. What is being attempted, has ended, is gone, or belongs to a subscription that is
+    disabled or deleted is passed over.
+    """
+    if not delivery_ids:
+        return []
+    ids = sorted(set(delivery_ids))
+    live = [record["id"] for record in await conn.fetch(_LOCK_LIVE_SUBSCRIPTIONS, ids, ids[0], ids[-1])]
+    retried = [record["id"] for record in await conn.fetch(_LOCK_RETRYABLE, ids, ids[0], ids[-1], live)]
+    if retried:
+        touched = await conn.fetch(_HOLD, retried, retried[0], retried[-1])
+        await conn.execute(_HOLD_SUBSCRIPTIONS, sorted({record["subscription_id"] for record in touched}))
+    return retried
+
+
+async def cancel_all(
+    conn: asyncpg.Connection, delivery_ids: Collection[UUID], statuses: Collection[str] = UNFINISHED
+) -> list[UUID]:
+    """End those that are unfinished, and of these statuses, as `cancel`; return which they were."""
+    if not delivery_ids:
+        return []
+    ids, wanted = sorted(set(delivery_ids)), sorted(UNFINISHED.intersection(statuses))
+    canceled = [record["id"] for record in await conn.fetch(_LOCK_OF_STATUS, ids, ids[0], ids[-1], wanted)]
+    if canceled:
+        await conn.execute(_END, canceled, canceled[0], canceled[-1], Status.CANCELED, CANCELED_BY_OPERATOR)
+    return canceled
 
 
 async def cancel(conn: asyncpg.Connection, delivery_id: UUID) -> DeliveryRow | Missing | Refused:

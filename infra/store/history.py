@@ -37,7 +37,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """An event as it was admitted; `data` is the JSON text as it came."""
+    """An event as it was admitted; `data` is the JSON text as it came, and empty where it was expunged."""
 
     id: UUID
     tenant: str
@@ -49,6 +49,7 @@ class EventRow:
     data: bytes = field(repr=False)
     headers: dict[str, str] | None
     admitted_at: datetime
+    expunged_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class KnownEvent:
 
     event_id: UUID
     digest: bytes
+
+    def is_repeated_by(self, digest: bytes) -> bool:
+        """Whether an event of its identity says the same. What was expunged has no digest: nobody knows any more."""
+        return self.digest in {digest, b""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,12 @@ async def event_times(conn: asyncpg.Connection, event_ids: Sequence[UUID]) -> di
 async def event_time(conn: asyncpg.Connection, event_id: UUID) -> datetime | None:
     """The time that an event says it happened at; None when it is not there, or no more."""
     found: datetime | None = await conn.fetchval("SELECT time FROM events WHERE id = $1", event_id)
+    return found
+
+
+async def event_admitted_at(conn: asyncpg.Connection, event_id: UUID) -> datetime | None:
+    """When an event was admitted; None when it is not there, or no more."""
+    found: datetime | None = await conn.fetchval("SELECT admitted_at FROM events WHERE id = $1", event_id)
     return found
 
 

@@ -13,3 +13,8 @@ class Refused:
     """The row is in a state that does not allow it; `reason` is a sentence for a person."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expunged(Refused):
+    """There is nothing to do it with any more: the event was expunged."""

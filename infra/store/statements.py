@@ -63,11 +63,13 @@ ON CONFLICT (tenant, source, external_id) DO UPDATE
 RETURNING event_id
 """
 
-# The digests of keys that were known already. $1…$3 arrays: tenant, source, external id.
+# The events and digests of keys that were known already. Without those of what was expunged: nothing conflicts with
+# what nobody knows any more. $1…$3 arrays: tenant, source, external id.
 KNOWN_EVENT_KEYS: Final = """
-SELECT tenant, source, external_id, digest
+SELECT tenant, source, external_id, event_id, digest
 FROM event_keys JOIN unnest($1::text[], $2::text[], $3::text[]) AS asked (tenant, source, external_id)
      USING (tenant, source, external_id)
+WHERE digest <> ''
 """
 
 INSERT_EVENTS: Final = """
@@ -98,11 +100,11 @@ RETURNING id
 # for one of them has waited for this commit, so a delivery that can be seen has none before it that is yet to come.
 DRAW_ORDINALS: Final = "SELECT nextval('delivery_ordinals') AS ordinal FROM generate_series(1, $1)"
 
-# What a conflicting event said, once for each `identity`. $1…$8: id, reason, tenant, identity, message id,
-# routing key, body, headers.
+# What a conflicting event said, once for each `identity`. $1…$9: id, reason, tenant, identity, message id,
+# routing key, body, headers, the event that has its id.
 INSERT_CONFLICT: Final = """
-INSERT INTO dead_letters (id, kind, reason, tenant, identity, message_id, routing_key, body, headers)
-VALUES ($1, 'conflict', $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO dead_letters (id, kind, reason, tenant, identity, message_id, routing_key, body, headers, event_id)
+VALUES ($1, 'conflict', $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT DO NOTHING
 """
 
@@ -234,7 +236,7 @@ WITH lowest AS MATERIALIZED (
 {_CLAIM}"""
 
 EVENTS_OF_CLAIMS: Final = """
-SELECT id, source, external_id, type, subject, time, data, traceparent, headers
+SELECT id, source, external_id, type, subject, time, data, traceparent, headers, expunged_at IS NOT NULL AS expunged
 FROM events WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3
 """
 

@@ -181,6 +181,7 @@ events = Table(
     Column("traceparent", Text),
     Column("headers", JSONB),  # that its requests have besides those of the subscription; NULL for none
     _moment("admitted_at", now=True),
+    _moment("expunged_at", nullable=True),  # when its data and headers were overwritten; then `data` is empty
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -207,6 +208,7 @@ deliveries = Table(
     _moment("updated_at", now=True),
     Column("ordinal", BigInteger),  # its place in strict order; NULL where there was none when it was admitted
     Column("replay_id", UUID),  # the replay in bulk that began its cycle, if one did
+    _moment("cycle_began_at", nullable=True),  # when its cycle was begun by an operator; NULL in cycle 0
     CheckConstraint("status IN ('pending', 'held', 'retrying', 'delivered', 'dead', 'canceled')", name="status_known"),
     Index("deliveries_by_subscription", "subscription_id", "id"),
     # The feeder: live ones before replays, then in order.
@@ -284,6 +286,12 @@ dead_letters = Table(
     UniqueConstraint("identity", name="one_dead_letter_a_message"),
     Index("dead_letters_unpublished", "id", postgresql_where=text("kind = 'delivery' AND published_at IS NULL")),
     Index("dead_letters_by_subscription", "subscription_id", "id"),
+    # Messages that are tied to an event: what conflicts with it. Few.
+    Index(
+        "dead_letters_of_event",
+        "event_id",
+        postgresql_where=text("event_id IS NOT NULL AND kind <> 'delivery'"),
+    ),
 )
 
 replays = Table(

@@ -30,12 +30,14 @@ class Step:
     """A call that succeeds, and the actions that it leaves, in order.
 
     `status` is of the delivery that it is done to. `first` are commands on the same path that are given before.
+    `target` is what it is done to where that has no id; then there is a delivery.
     """
 
     leaves: tuple[str, ...]
     body: Callable[[Canaries], Any] | Any = None
     status: str = "dead"
     first: tuple[str, ...] = ()
+    target: str | None = None
     shows: bool = True  # what was there before, or is there after
 
 
@@ -76,6 +78,14 @@ CHANGES: Final[Mapping[str, Step]] = {
     ),
     "GET /v1/subscriptions/{subscription_id}/secrets": Step(("subscription.secrets_shown",), shows=False),
     "POST /v1/subscriptions/{subscription_id}/test": Step(("subscription.tested",)),
+    "POST /v1/events/{event_id}/redeliver": Step(("event.redelivered",)),
+    "POST /v1/events/{event_id}/expunge": Step(("event.expunged",)),
+    "POST /v1/deliveries/retry": Step(
+        ("deliveries.retried",), {"tenant": TENANT}, status="retrying", target="deliveries"
+    ),
+    "POST /v1/deliveries/cancel": Step(
+        ("deliveries.canceled",), {"tenant": TENANT}, status="held", target="deliveries"
+    ),
     "POST /v1/deliveries/{delivery_id}/retry": Step(("delivery.retried",), status="retrying"),
     "POST /v1/deliveries/{delivery_id}/cancel": Step(("delivery.canceled",), status="held"),
     "POST /v1/deliveries/{delivery_id}/replay": Step(("delivery.replayed",)),
@@ -108,6 +118,7 @@ class World:
         self.canaries = Canaries()
         self._makers: dict[str, Callable[[Step], Awaitable[str]]] = {
             "subscription_id": self._subscription,
+            "event_id": self._event,
             "delivery_id": self._delivery,
             "dead_letter_id": self._dead_letter,
             "replay_id": self._replay,
@@ -133,6 +144,10 @@ class World:
         made = await self.tenant.post("/v1/subscriptions", _wish(self.canaries), status=201)
         self.note(made)
         return str(made["id"])
+
+    async def _event(self, step: Step) -> str:
+        shown = await self.tenant.get(f"/v1/deliveries/{await self._delivery(step)}")
+        return str(shown["event_id"])
 
     async def _delivery(self, step: Step) -> str:
         subscription = parse_id(SUBSCRIPTION, await self._subscription(step))
@@ -180,7 +195,7 @@ async def test_every_change_leaves_exactly_its_entries_with_who_what_and_from_wh
     for name, step in CHANGES.items():
         route = routes[name]
         caller, tenant = (world.admin, None) if route.admin else (world.tenant, TENANT)
-        ids = await world.ids(route.path, step)
+        ids = await world.ids(route.path if step.target is None else "{delivery_id}", step)
         path = at(route.path, ids)
         for command in step.first:
             world.note(await caller.post(f"{path.rpartition('/')[0]}/{command}", status=200))
@@ -196,7 +211,7 @@ async def test_every_change_leaves_exactly_its_entries_with_who_what_and_from_wh
         assert key is not None
         assert tuple(entry["action"] for entry in entries) == step.leaves, name
         made = answer.body or {}
-        known = {*ids.values(), made.get("id"), made.get("name")}
+        known = {*ids.values(), made.get("id"), made.get("name")} if step.target is None else {step.target}
         for entry in entries:
             assert (entry["key_id"], entry["address"], entry["tenant"]) == (key.id, "127.0.0.1", tenant), name
             assert began - timedelta(seconds=1) <= entry["created_at"] <= datetime.now(UTC) + timedelta(seconds=1)

@@ -61,6 +61,31 @@ async def test_a_message_is_shown_with_its_original_bytes(api: ApiClient, store:
     assert ["cloudEvents_type", "order.created"] in shown["message"]["headers"]
 
 
+async def test_the_original_bytes_are_downloaded_as_they_came(api: ApiClient, store: Store) -> None:
+    raw = b"\x00\xff<script>"
+    for key, body in (
+        (await _add_message(store, Message(raw), kind="unreadable"), raw),
+        (await _add_message(store, Message(b""), kind="unreadable"), b""),
+        ((await _add_delivery(store))[1], b'{"n":1}'),
+    ):
+        answer = await api.call("GET", f"{_path(key)}/body")
+        assert (answer.status, answer.raw) == (200, body)
+        assert answer.headers["Content-Type"] == "application/octet-stream"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        disposition = f'attachment; filename="{public_id(DEAD_LETTER, key)}.bin"'
+        assert answer.headers["Content-Disposition"] == disposition
+
+
+async def test_a_dead_letter_without_bytes_has_none_to_download(api: ApiClient, store: Store) -> None:
+    """As of a delivery whose event is past its retention."""
+    _, letter = await _add_delivery(store)
+    async with store.transaction() as conn:
+        await conn.execute("DELETE FROM events")
+    answer = await api.call("GET", f"{_path(letter)}/body")
+    assert (answer.status, answer.code) == (404, "not_found")
+    assert "none any more" in answer.body["error"]["message"]
+
+
 async def test_bytes_that_are_no_text_are_shown_in_base64_alone(api: ApiClient, store: Store) -> None:
     shown = await api.get(_path(await _add_message(store, Message(b"\x00\xff"), kind="unreadable")))
     assert base64.b64decode(shown["body_base64"]) == b"\x00\xff"
@@ -173,9 +198,9 @@ async def test_a_dead_letter_is_settled_once(api: ApiClient, store: Store, first
 
 
 async def test_what_is_not_there_is_404_and_what_is_no_id_names_the_field(api: ApiClient) -> None:
-    cases: list[str] = ["", "/replay", "/discard"]
+    cases: list[str] = ["", "/body", "/replay", "/discard"]
     for tail in cases:
-        method = "POST" if tail else "GET"
+        method = "GET" if tail in {"", "/body"} else "POST"
         assert (await api.call(method, f"{_path(uuid7())}{tail}")).code == "not_found"
         answer = await api.call(method, f"{LETTERS}/{public_id(DELIVERY, uuid7())}{tail}")
         assert (answer.status, list(answer.fields)) == (400, ["dead_letter_id"])

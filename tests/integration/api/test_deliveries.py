@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 from yarl import URL
 
 from infra.store.store import Store
-from schemas.ids import DELIVERY, EVENT, REPLAY, SUBSCRIPTION, public_id
+from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, SUBSCRIPTION, public_id
 from tests.support import rows
 from tests.support.api import ApiClient
 
@@ -54,6 +54,29 @@ async def test_a_delivery_is_shown_with_its_attempts(api: ApiClient, store: Stor
     assert first["timings"] == {"dns_ms": None, "connect_ms": None, "tls_ms": None, "first_byte_ms": 11}
     assert second["response_headers"] is None
     assert (second["failure"], second["reason"], second["response_body"]) == ("timeout", "too slow", None)
+
+
+async def test_the_timeline_tells_what_the_rows_and_the_audit_log_say(api: ApiClient, store: Store) -> None:
+    key = await _add(store, "dead")
+    async with store.transaction() as conn:
+        attempt = await rows.add_attempt(conn, key, outcome="dead")
+        (letter,) = await rows.letters(conn, key)
+    await api.post(f"{_path(key)}/replay")
+    await api.post(f"{_path(key)}/retry")
+    await api.post(f"{_path(key)}/cancel", status=200)
+    shown = await api.get(_path(key))
+    told = {one["what"]: one for one in shown["timeline"]}
+    assert list(told) == [
+        *("event_accepted", "event_admitted", "dead", "attempt"),  # the letter is made before the attempt here
+        *("cycle_began", "retried", "canceled"),
+    ]
+    assert (told["attempt"]["attempt_id"], told["attempt"]["status_code"]) == (public_id(ATTEMPT, attempt), 500)
+    assert (told["dead"]["reason"], told["dead"]["dead_letter_id"]) == (
+        "it is dead",
+        public_id(DEAD_LETTER, letter["id"]),
+    )
+    assert (told["cycle_began"]["cycle"], told["cycle_began"]["replay_id"], told["retried"]["cycle"]) == (1, None, 1)
+    assert (told["canceled"]["at"], told["canceled"]["reason"]) == (shown["updated_at"], "canceled by operator")
 
 
 async def test_a_delivery_that_is_being_attempted_is_shown_as_in_progress(api: ApiClient, store: Store) -> None:

@@ -234,7 +234,7 @@ async def test_a_page_is_all_that_is_in_memory(api: ApiClient, monkeypatch: pyte
         nonlocal number
         number += limit
         data = b'"' + b"x" * 1000 + b'"'
-        row = EventRow(uuid7(), "default", "tests", "1", "order.created", None, at, data, None, at)
+        row = EventRow(uuid7(), "default", "tests", "1", "order.created", None, at, data, None, at, None)
         return Page([row] * limit, None if number >= 6_000 else row.id)
 
     monkeypatch.setattr(history, "list_events", read)

@@ -34,7 +34,7 @@ def _letter(**given: object) -> DeadLetterRow:
 
 def test_an_events_data_is_spliced_in_as_it_is() -> None:
     data = b'{"n": 12345678901234567890123,\n "x":1.10}'
-    row = EventRow(KEY, "t", "s", "i", "a.b", None, NOW, data, None, NOW)
+    row = EventRow(KEY, "t", "s", "i", "a.b", None, NOW, data, None, NOW, None)
     text = orjson.dumps(event_view(row))
     assert b'"data":' + data in text
     view = orjson.loads(text)

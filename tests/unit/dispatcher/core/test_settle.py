@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.conclude import Dead, Delivered, Expired, Held, RetryIn, Verdict
+from dispatcher.core.conclude import Canceled, Dead, Delivered, Expired, Held, RetryIn, Verdict
 from dispatcher.core.settle import Claimed, Row, is_awaiting_hint, settle
 from schemas.deliveries import ENDED, UNFINISHED, Status
 
@@ -13,6 +13,7 @@ RETRY = RetryIn(60.0, "the endpoint answered 500")
 DEAD = Dead("attempts used up")
 HELD = Held("the endpoint is at its cap")
 EXPIRED = Expired("expired: older than its policy's max_age_s of 60 s")
+CANCELED = Canceled("its event was expunged")
 
 rows = st.builds(
     Row,
@@ -23,7 +24,7 @@ rows = st.builds(
     claimed=st.booleans(),
 )
 claims = st.builds(Claimed, cycle=st.integers(0, 2), attempt=st.integers(1, 4), fence=st.integers(0, 3))
-verdicts: st.SearchStrategy[Verdict] = st.sampled_from([Delivered(), RETRY, DEAD, HELD, EXPIRED])
+verdicts: st.SearchStrategy[Verdict] = st.sampled_from([Delivered(), RETRY, DEAD, HELD, EXPIRED, CANCELED])
 
 
 def row(status: Status = Status.RETRYING, *, cycle: int = 0, attempts: int = 1, fence: int = 5) -> Row:
@@ -38,6 +39,7 @@ def row(status: Status = Status.RETRYING, *, cycle: int = 0, attempts: int = 1, 
         (DEAD, Status.DEAD, 2),
         (HELD, Status.HELD, 1),  # no attempt was made
         (EXPIRED, Status.DEAD, 1),  # nor here
+        (CANCELED, Status.CANCELED, 1),
     ],
 )
 @pytest.mark.parametrize("before", sorted(UNFINISHED))
@@ -48,7 +50,7 @@ def test_the_owner_of_the_fence_settles(before: Status, verdict: Verdict, status
     assert not settled.superseded
 
 
-@pytest.mark.parametrize("verdict", [Delivered(), RETRY, DEAD, HELD, EXPIRED])
+@pytest.mark.parametrize("verdict", [Delivered(), RETRY, DEAD, HELD, EXPIRED, CANCELED])
 @pytest.mark.parametrize("before", sorted(ENDED))
 def test_an_ended_row_keeps_its_end_and_loses_the_claim(before: Status, verdict: Verdict) -> None:
     settled = settle(row(before), CLAIM, verdict)
@@ -57,7 +59,7 @@ def test_an_ended_row_keeps_its_end_and_loses_the_claim(before: Status, verdict:
     assert not settled.row.claimed
 
 
-@pytest.mark.parametrize("verdict", [RETRY, DEAD, HELD, EXPIRED])
+@pytest.mark.parametrize("verdict", [RETRY, DEAD, HELD, EXPIRED, CANCELED])
 def test_who_lost_the_fence_changes_nothing(verdict: Verdict) -> None:
     before = row(fence=6)
     settled = settle(before, CLAIM, verdict)
@@ -72,7 +74,7 @@ def test_the_success_of_who_lost_the_fence_still_counts_and_leaves_the_new_claim
     assert settled.row.claimed
 
 
-@pytest.mark.parametrize("verdict", [Delivered(), RETRY, DEAD, HELD, EXPIRED])
+@pytest.mark.parametrize("verdict", [Delivered(), RETRY, DEAD, HELD, EXPIRED, CANCELED])
 def test_a_replay_under_way_is_not_settled_by_the_old_cycle(verdict: Verdict) -> None:
     settled = settle(row(Status.HELD, cycle=1, attempts=0), CLAIM, verdict)
     assert settled.superseded
