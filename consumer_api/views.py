@@ -82,7 +82,13 @@ class AcceptedEventView(TypedDict):
 
 # The bytes that came are spliced in (`orjson.Fragment`), so what stands here is any JSON.
 JsonData = Annotated[
-    Any, WithJsonSchema({"description": "Any JSON, byte for byte as it came.", "examples": [{"total": "1.10"}]})
+    Any,
+    WithJsonSchema(
+        {
+            "description": "Any JSON, byte for byte as it came; null where it was expunged.",
+            "examples": [{"total": "1.10"}],
+        }
+    ),
 ]
 
 

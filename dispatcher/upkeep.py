@@ -86,8 +86,8 @@ class Upkeep:
                     return busy
                 self._last_replay = running.id
                 step = replay_step(running.max_per_s, since_s=running.since_s, now_s=running.now_s, most=most)
-                await replays.advance(connection, running, count=step.count, since_s=step.since_s)
-            busy |= step.count == most
+                looking = await replays.advance(connection, running, count=step.count, since_s=step.since_s)
+            busy |= looking or step.count == most
 
     async def _maintain(self) -> None:
         settings = self._settings

@@ -41,13 +41,13 @@ OWNERS: Final = 100
 _AMID_ATTEMPTS: Final = 10
 _AMID_OTHERS: Final = 2
 
-_GIVEN_UP: Final = frozenset({Status.DEAD, Status.CANCELED})
+GIVEN_UP: Final = frozenset({Status.DEAD, Status.CANCELED})
 
 _COUNT_OWNERS: Final = "SELECT count(*) FROM (SELECT FROM subscriptions WHERE tenant = $1 LIMIT $2) AS theirs"
 
 # A plan that is kept knows neither the bounds of a time range nor a LIMIT: it takes the one for half a percent of the
 # table and the other for a tenth of what there is, and sorts instead of reading in order.
-_PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
+PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 
 
 async def list_page(
@@ -60,9 +60,8 @@ async def list_page(
 ) -> Page[DeliveryRow]:
     """The next deliveries that are wanted, `limit` of them at most."""
     async with conn.transaction():
-        await conn.execute(_PLAN_ANEW)
-        by_replay = await _by_replay(conn, wanted.deliveries)
-        owners = None if by_replay else await _owners(conn, wanted.deliveries)
+        await conn.execute(PLAN_ANEW)
+        owners = await _owners(conn, wanted.deliveries)
         if owners == 0 or not await _of_its_tenant(conn, wanted.deliveries):
             return Page([], None)
         in_index = _in_the_index(wanted, by_replay=by_replay)
@@ -87,9 +86,8 @@ def _behind(last: asyncpg.Record, following: UUID) -> UUID:
 def _in_the_index(wanted: AttemptedFilter, *, by_replay: bool) -> bool:
     """Whether each row of the stream is one that is wanted."""
     of = wanted.deliveries
-    by_row = wanted.status_class or wanted.text or of.event_type or not _GIVEN_UP.issuperset(of.statuses)
-    of_replay = by_replay == (of.replay_id is not None) and not (by_replay and of.statuses)
-    return not by_row and of_replay and of.event_id is None
+    by_row = wanted.status_class or wanted.text or of.event_type or not GIVEN_UP.issuperset(of.statuses)
+    return not by_row and of.event_id is None
 
 
 def _share(scanned_rows: int, wanted: AttemptedFilter, owners: int | None, *, least: int) -> int:
@@ -140,8 +138,7 @@ def _stream(
     if by_replay:
         bounds.append(table.c.replay_id == wanted.replay_id)
     # Each status on its own: an index has the rows of one in order, and not those of two.
-    statuses = wanted.statuses if not by_replay and _GIVEN_UP.issuperset(wanted.statuses) else ()
-    alone = [[table.c.status == status] for status in statuses]
+    alone = [[table.c.status == status] for status in wanted.statuses if GIVEN_UP.issuperset(wanted.statuses)]
     owner = wanted.tenant if owners else None
     parts = [_part([*bounds, *status], owner, most) for status in alone or [[]]]
     if len(parts) == 1:

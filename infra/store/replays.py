@@ -6,17 +6,21 @@ what stands in the row. So the rate holds over the whole fleet, and over its res
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select, true
+from sqlalchemy.sql.util import ClauseAdapter
 
 from infra.store import deliveries, tables
-from infra.store.history import DeliveryFilter, TimeRange, delivery_conditions
+from infra.store.delivery_pages import GIVEN_UP, PLAN_ANEW
+from infra.store.history import DeliveryFilter, TimeRange, delivery_conditions, time_conditions
 from infra.store.outcomes import Missing, Refused
 from infra.store.query import Page, column_list, equal, fetch, fetch_page, fetch_value
 from schemas.ids import SUBSCRIPTION, parse_id, public_id
+
+SCANNED_ROWS: Final = 10_000  # that a step looks at, however few of them are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +168,57 @@ async def take(conn: asyncpg.Connection, *, after: UUID) -> Running | None:
     return None if record is None else Running(**record)
 
 
-async def advance(conn: asyncpg.Connection, running: Running, *, count: int, since_s: float) -> None:
+async def advance(
+    conn: asyncpg.Connection, running: Running, *, count: int, since_s: float, scanned_rows: int = SCANNED_ROWS
+) -> bool:
     """Begin the next `count` deliveries of a replay that was taken again; its next step is reckoned from `since_s`.
 
-    The cursor only moves up, so a delivery that is replayed and dies again is not taken twice.
+    Or fewer, where it has looked at as many rows as a step may: then the answer is true, and where none was found, the
+    step has used nothing of its rate. The cursor only moves up, so a delivery that is replayed and dies again is not
+    taken twice.
     """
-    ids = await _next_ids(conn, decode_filter(running.filter), running.cursor, count)
-    if ids:
-        replayed = await deliveries.replay(conn, ids, replay_id=running.id)
-        await conn.execute(_ADVANCE, running.id, ids[-1], len(replayed), len(ids) - len(replayed), since_s)
-    if len(ids) < count:
+    found = await _next(conn, decode_filter(running.filter), running.cursor, count, scanned_rows)
+    if found.until is not None:
+        replayed = await deliveries.replay(conn, found.ids, replay_id=running.id)
+        skipped = len(found.ids) - len(replayed)
+        reckoned_s = since_s if found.ids else running.since_s
+        await conn.execute(_ADVANCE, running.id, found.until, len(replayed), skipped, reckoned_s)
+    if found.is_all:
         await conn.execute(_COMPLETE, running.id)
+    return not found.is_all and len(found.ids) < count
 
 
-async def _next_ids(conn: asyncpg.Connection, wanted: DeliveryFilter, cursor: UUID | None, count: int) -> list[UUID]:
+class _Found(NamedTuple):
+    """Deliveries that are wanted, in order of id, of the rows up to `until`. `is_all`: no more come."""
+
+    ids: list[UUID]
+    until: UUID | None
+    is_all: bool
+
+
+async def _next(
+    conn: asyncpg.Connection, wanted: DeliveryFilter, cursor: UUID | None, count: int, scanned_rows: int
+) -> _Found:
+    """The next that are wanted, of the next `scanned_rows` rows that an index has in this order."""
+    await conn.execute(PLAN_ANEW)
     table = tables.deliveries
-    statement = select(table.c.id).where(*delivery_conditions(wanted)).order_by(table.c.id).limit(count)
+    bounds = [*time_conditions(table, wanted.created), *equal((table.c.subscription_id, wanted.subscription_id))]
     if cursor is not None:
-        statement = statement.where(table.c.id > cursor)
-    return [record["id"] for record in await fetch(conn, statement)]
+        bounds.append(table.c.id > cursor)
+    if len(wanted.statuses) == 1 and GIVEN_UP.issuperset(wanted.statuses):
+        bounds.append(table.c.status == wanted.statuses[0])
+    scanned = select(table).where(*bounds).order_by(table.c.id).limit(scanned_rows).subquery("scanned")
+    kept = and_(true(), *map(ClauseAdapter(scanned).traverse, delivery_conditions(wanted)))
+    place = func.row_number().over(order_by=scanned.c.id)
+    judged = select(scanned.c.id, kept.label("wanted"), (place == scanned_rows).label("last")).subquery("judged")
+    told = select(judged).where(or_(judged.c.wanted, judged.c.last)).order_by(judged.c.id).limit(count + 1)
+    records = await fetch(conn, told)
+    ids = [record["id"] for record in records if record["wanted"]]
+    if len(ids) > count:
+        return _Found(ids[:count], ids[count - 1], is_all=False)
+    if records and records[-1]["last"]:
+        return _Found(ids, records[-1]["id"], is_all=False)
+    return _Found(ids, ids[-1] if ids else None, is_all=True)
 
 
 def encode_filter(wanted: DeliveryFilter) -> dict[str, Any]:

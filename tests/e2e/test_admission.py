@@ -80,7 +80,7 @@ async def test_the_same_id_with_another_body_is_recorded_as_a_conflict(
 ) -> None:
     await api.subscribe(receiver.url("/hook"))
     async with system.dispatcher(), system.publisher() as publisher:
-        await publisher.publish("order.created", {"n": 1}, id="order-1")
+        first = await publisher.publish("order.created", {"n": 1}, id="order-1")
         await receiver.wait_for(1)
         for _ in range(2):
             await publisher.publish("order.created", {"n": 2}, id="order-1")
@@ -88,6 +88,7 @@ async def test_the_same_id_with_another_body_is_recorded_as_a_conflict(
         await receiver.wait_for(2)
     (letter,) = [one for one in await api.all("/v1/dead-letters") if one["kind"] == "conflict"]
     assert "order-1" in letter["reason"]
+    assert letter["event_id"] == first.id
     whole = await api.call("GET", f"/v1/dead-letters/{letter['id']}")
     assert whole["body_text"] == '{"n":2}'
 

@@ -77,6 +77,45 @@ async def test_a_replay_ends_also_at_the_edge_of_a_batch(store: Store, number: i
     assert (row.state, row.replayed) == ("completed", number)
 
 
+async def test_a_step_looks_at_a_bounded_number_of_rows_and_goes_on_behind_them(store: Store) -> None:
+    """Of eleven rows three are wanted, the first, one amid and the last; a step looks at four."""
+    wanted = DeliveryFilter(event_type="order.last", statuses=("delivered",))
+    keys = []
+    async with store.transaction() as conn:
+        subscription = (await rows.add_subscription(conn)).id
+        at = datetime.now(UTC) - timedelta(seconds=20)
+        for number in range(11):
+            kind = "order.last" if number in {0, 5, 10} else "order.created"
+            moment = at + timedelta(seconds=number)
+            keys.append(await rows.add_delivery(conn, subscription, "delivered", event_type=kind, at=moment))
+    created = await _create(store, wanted)
+    steps = []
+    while (await _get(store, created.id)).state == "running":
+        async with store.transaction() as conn:
+            await conn.execute("UPDATE replays SET paced_since = to_timestamp(1)")
+            running = await replays.take(conn, after=UUID(int=0))
+            assert running is not None
+            looking = await replays.advance(conn, running, count=2, since_s=running.now_s, scanned_rows=4)
+            used = await conn.fetchval("SELECT paced_since > to_timestamp(1) FROM replays")
+        steps.append((looking, used, (await _get(store, created.id)).replayed))
+    assert steps == [(True, True, 1), (True, True, 2), (False, True, 3)]
+    async with store.connection() as conn:
+        cycles = [(await rows.delivery(conn, key))["cycle"] for key in keys]
+    assert cycles == [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+
+
+async def test_a_step_that_finds_nothing_uses_nothing_of_the_rate(store: Store) -> None:
+    await _dead(store, 5)
+    created = await _create(store, DeliveryFilter(event_type="other", statuses=("dead",)))
+    async with store.transaction() as conn:
+        await conn.execute("UPDATE replays SET paced_since = to_timestamp(1)")
+        running = await replays.take(conn, after=UUID(int=0))
+        assert running is not None
+        assert await replays.advance(conn, running, count=9, since_s=running.now_s, scanned_rows=2)
+        assert await conn.fetchval("SELECT extract(epoch FROM paced_since) FROM replays") == 1
+    assert (await _get(store, created.id)).state == "running"
+
+
 async def test_advance_says_that_there_is_nothing_to_do(store: Store) -> None:
     async with store.transaction() as conn:
         assert not await rows.step_replay(conn, batch=10)
