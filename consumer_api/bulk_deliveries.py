@@ -26,7 +26,7 @@ from consumer_api.searching import searching
 from consumer_api.views import BulkView
 from infra.store import deliveries, delivery_pages, replays
 from infra.store.attempts import AttemptedFilter
-from infra.store.owners import Owned
+from infra.store.owners import Owned, tenant_of
 from schemas.scopes import Scope
 
 CHANGED_ROWS: Final = 1_000
@@ -95,5 +95,8 @@ async def _do(request: web.Request, asked: DeliveriesRetry | DeliveriesCancel, a
             changed = await act(conn, [row.id for row in page.rows])
             if changed:
                 told = {"filter": filter_view(wanted), "changed": len(changed)}
-                await audit.record(request, conn, action, "deliveries", tenant=wanted.tenant, after=told)
+                tenant = wanted.tenant
+                if wanted.subscription_id is not None:
+                    tenant = await tenant_of(conn, Owned.SUBSCRIPTION, wanted.subscription_id)
+                await audit.record(request, conn, action, "deliveries", tenant=tenant, after=told)
     return json_answer(bulk_view(len(page.rows), len(changed), page.next_after))

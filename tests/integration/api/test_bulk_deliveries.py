@@ -54,7 +54,7 @@ async def test_a_retry_takes_what_waits_for_its_next_attempt_and_nothing_else(ap
         row = await rows.delivery(conn, keys[0])
         assert (row["next_attempt_at"], row["hint_due_at"], row["cycle"]) == (None, None, 0)
         assert await rows.mode(conn, row["subscription_id"]) == "held"
-    assert await _audited(store) == [("deliveries.retried", None, 2)]
+    assert await _audited(store) == [("deliveries.retried", "default", 2)]
     # Being attempted just now: it is left to who does that.
     assert (await api.post(RETRY, {"tenant": "acme"}, status=200))["changed"] == 0
     assert await _statuses(store, claimed) == ["retrying"]

@@ -197,7 +197,8 @@ async def test_nothing_that_a_tenant_is_told_of_its_own_depends_on_another(api: 
                 answer = await stranger.client.call(route.method, path, WAYS.body(route, "globex"), **query)
                 answers[f"{name_of(route)} {query}"] = told(answer)
         dry = {"event_type": "order.created", "dry_run": True}
-        answers["dry run"] = 200, (await stranger.client.post("/v1/replays", dry, status=200))["matched"]
+        for path in ("/v1/replays", "/v1/deliveries/retry", "/v1/deliveries/cancel"):
+            answers[f"dry run {path}"] = 200, (await stranger.client.post(path, dry, status=200))["matched"]
         return answers
 
     alone = await everything()

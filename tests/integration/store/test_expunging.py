@@ -111,6 +111,16 @@ async def test_what_a_redelivery_makes_meanwhile_is_canceled(store: Store) -> No
         assert await redelivery.lock_event(conn, event) == Expunged(EXPUNGED)
 
 
+async def test_an_answer_is_cleared_also_where_the_clock_of_who_attempted_was_behind(store: Store) -> None:
+    event, _, key = await _one(store, "delivered")
+    async with store.transaction() as conn:
+        before = UUID(int=event.int - (10 << 80))
+        attempt = await rows.add_attempt(conn, key, id=before, response_body=b'{"n":1}')
+        await expunging.expunge(conn, event)
+        assert await conn.fetchval("SELECT response_body FROM attempts WHERE id = $1", attempt) is None
+        assert await conn.fetchval("SELECT count(*) FROM attempts") == 1
+
+
 async def test_two_who_expunge_the_same_event_do_not_deadlock(store: Store) -> None:
     event, _, _ = await _one(store, "held")
     async with store.transaction() as conn:
