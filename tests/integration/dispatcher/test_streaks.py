@@ -53,7 +53,7 @@ def settle(settlement: Settlement, claims: Claims, seed: Seed, lanes: Lanes) -> 
                 await conn.execute("UPDATE deliveries SET fence = fence + 1 WHERE id = $1", delivery)
         lanes.place(claim.subscription, len(claim.content.data))
         lanes.take(claim)
-        claim = structs.replace(claim, content=replace(claim.content, type=event_type))
+        claim = structs.replace(claim, content=structs.replace(claim.content, type=event_type))
         settlement.add(Outcome(claim, verdict, Attempted(uuid7(), wall(), result, url)))
         await eventually(lambda: _true(lanes.free == 1000))
 
