@@ -14,6 +14,7 @@ from consumer_api import (
     documentation,
     event_actions,
     event_batches,
+    event_types,
     events,
     keys,
     operations,
@@ -28,6 +29,7 @@ from consumer_api import (
 from consumer_api.context import (
     BROKER,
     BROKER_SYSTEM,
+    CATALOGUE,
     EARLY_CHECK,
     EXPORTS,
     SEARCHES,
@@ -51,6 +53,7 @@ from infra.broker.open import messaging_system
 from infra.crypto import Vault
 from infra.early_check import EarlyCheck
 from infra.settings import Settings
+from infra.store.catalogue import Catalogue
 from infra.store.store import Store
 from infra.telemetry import Telemetry
 
@@ -80,6 +83,7 @@ def make_app(
     app[TRIALS] = Trials(asyncio.Semaphore(trials.MOST_WAITING))
     app.on_shutdown.append(app[TRIALS].stop)
     app[BROKER] = broker
+    app[CATALOGUE] = Catalogue(settings)
     app[BROKER_SYSTEM] = messaging_system(settings)
     app[VAULT] = vault
     app[EARLY_CHECK] = early_check
@@ -105,8 +109,7 @@ def all_routes() -> list[Route]:
         stats,
         events,
         event_batches,
-        event_actions,
-        bulk_deliveries,
+        event_types,
         deliveries,
         attempts,
         dead_letters,

@@ -12,6 +12,7 @@ from infra.broker.base import Broker
 from infra.crypto import Vault
 from infra.early_check import EarlyCheck
 from infra.settings import Settings
+from infra.store.catalogue import Catalogue
 from infra.store.idempotency import Claimed
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -49,6 +50,7 @@ class Standing:
 
 STORE: Final = web.AppKey("store", Store)
 BROKER: Final = web.AppKey[Broker]("broker")
+CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 BROKER_SYSTEM: Final = web.AppKey("broker_system", str)  # its name in traces
 VAULT: Final = web.AppKey("vault", Vault)
 EARLY_CHECK: Final = web.AppKey("early_check", EarlyCheck)

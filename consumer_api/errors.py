@@ -45,6 +45,8 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     EXPECTATION_FAILED = "expectation_failed"
+    EVENT_INVALID = "event_invalid"
+    UNKNOWN_EVENT_TYPE = "unknown_event_type"
     QUERY_TOO_BROAD = "query_too_broad"
     RATE_LIMITED = "rate_limited"
     INTERNAL = "internal"
@@ -77,6 +79,10 @@ MEANINGS: Final[Mapping[ErrorCode, Meaning]] = {
     ErrorCode.EXPECTATION_FAILED: Meaning(417, "an Expect header other than 100-continue"),
     ErrorCode.IDEMPOTENCY_IN_FLIGHT: Meaning(409, "a request with this Idempotency-Key is under way; ask again"),
     ErrorCode.IDEMPOTENCY_MISMATCH: Meaning(422, "the Idempotency-Key was used for another request"),
+    ErrorCode.EVENT_INVALID: Meaning(
+        422, "the event breaks the schema of its type; `details` names the place and the rule"
+    ),
+    ErrorCode.UNKNOWN_EVENT_TYPE: Meaning(422, "the event's type is not in the catalogue, and only those are taken"),
     ErrorCode.QUERY_TOO_BROAD: Meaning(422, "the search took too long; ask for something narrower"),
     ErrorCode.RATE_LIMITED: Meaning(
         429, "the key has made its requests of this minute, or its address sent too many wrong ones; wait Retry-After"

@@ -11,8 +11,9 @@ from typing_extensions import TypedDict
 from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, CALLER, NOT_SETTLED, SETTINGS, STORE, TELEMETRY
 from consumer_api.errors import ApiError, ErrorCode, Fault, conflict, fault_of, not_published, too_large
+from consumer_api.event_checks import refusal, verdicts, warnings
 from consumer_api.idempotency import fresh_id
-from consumer_api.presentation import accepted_view
+from consumer_api.presentation import accepted_view, problem_views
 from consumer_api.publishing import EventBatchCreate, requested_batch, requested_event
 from consumer_api.reading import read_raw_json, tenant_for
 from consumer_api.route import Route
@@ -20,6 +21,7 @@ from consumer_api.tracing import publish_span
 from consumer_api.views import AcceptedEventView, ErrorDetail
 from infra.broker.base import Outgoing, ToEvents
 from infra.store import history
+from infra.store.catalogue import Verdict
 from infra.store.history import KnownEvent
 from schemas.errors import BrokerError, InvalidInput, Problem
 from schemas.events import DEFAULT_TENANT, Event, event_message
@@ -95,20 +97,23 @@ async def publish_batch(request: web.Request) -> web.Response:
     body = await read_raw_json(request, max_depth=MAX_DEPTH + _AROUND)
     now = datetime.now(UTC)
     asked = [_asked(request, text, now, n) for n, text in enumerate(requested_batch(body))]
-    firsts: dict[_Identity, Event] = {}
-    for one in asked:
-        if isinstance(one, Event):
-            firsts.setdefault(_identity(one), one)
-    outcomes = await _known(request, firsts)
+    outcomes = await _known(request, _firsts(asked))
+    found = await _judged(request, asked, outcomes)
+    refused = {place: fault for place, verdict in found.items() if isinstance(fault := refusal(verdict), Fault)}
+    firsts = _firsts([one for place, one in enumerate(asked) if place not in refused])
     fresh = [event for identity, event in firsts.items() if identity not in outcomes]
     for event, error in zip(fresh, await _publish(request, fresh), strict=True):
         outcomes[_identity(event)] = _Outcome(event, error=error)
-    results = [
-        _result(one, outcomes[_identity(one)]) if isinstance(one, Event) else _refused("invalid", None, one)
-        for one in asked
-    ]
-    # Done once or not, what was not published must not be answered so for ever.
-    request[NOT_SETTLED] = any(one["result"] == "not_published" for one in results)
+    results = []
+    for place, one in enumerate(asked):
+        if not isinstance(one, Event):
+            results.append(_refused("invalid", None, one))
+        elif place in refused:
+            results.append(_refused("invalid", one.external_id, refused[place]))
+        else:
+            results.append(_result(one, outcomes[_identity(one)], warnings(found.get(place))))
+    # Done once or not, what was not published must not be answered so for ever; nor what a schema stands in the way of.
+    request[NOT_SETTLED] = bool(refused) or any(one["result"] == "not_published" for one in results)
     metrics = request.app[TELEMETRY].metrics
     metrics.events_duplicate.add(sum(one["result"] == "duplicate" for one in results))
     metrics.events_conflict.add(sum(one["result"] == "conflict" for one in results))
@@ -129,6 +134,25 @@ def _asked(request: web.Request, text: bytes, now: datetime, number: int) -> Eve
         assert fault is not None
         return fault
     return replace(event, accepted_ms=int(now.timestamp() * 1000))
+
+
+def _firsts(asked: Sequence[Event | Fault]) -> dict[_Identity, Event]:
+    """The first event of each identity."""
+    firsts: dict[_Identity, Event] = {}
+    for one in asked:
+        if isinstance(one, Event):
+            firsts.setdefault(_identity(one), one)
+    return firsts
+
+
+async def _judged(
+    request: web.Request, asked: Sequence[Event | Fault], known: Mapping[_Identity, _Outcome]
+) -> dict[int, Verdict]:
+    """What the catalogue has against those that were not admitted before, by their place."""
+    fresh = {n: one for n, one in enumerate(asked) if isinstance(one, Event) and _identity(one) not in known}
+    places = list(fresh)
+    found = await verdicts(request, list(fresh.values()))
+    return {places[number]: verdict for number, verdict in found.items()}
 
 
 def _identity(event: Event) -> _Identity:
@@ -159,7 +183,7 @@ async def _publish(request: web.Request, events: Sequence[Event]) -> Sequence[Br
         return await request.app[BROKER].publish_many(outgoing, timeout_s=timeout_s)
 
 
-def _result(event: Event, outcome: _Outcome) -> BatchResultView:
+def _result(event: Event, outcome: _Outcome, warned: Sequence[Problem]) -> BatchResultView:
     first, known, external_id = outcome.first, outcome.known, event.external_id
     same = event.digest == first.digest if known is None else known.is_repeated_by(event.digest)
     if not same:
@@ -177,7 +201,7 @@ def _result(event: Event, outcome: _Outcome) -> BatchResultView:
     return {
         "result": "duplicate" if duplicate else "accepted",
         "external_id": external_id,
-        "event": accepted_view(told, key, duplicate=duplicate),
+        "event": accepted_view(told, key, duplicate=duplicate, warnings=warned),
         "error": None,
     }
 
@@ -192,6 +216,6 @@ def _refused(
         "error": {
             "code": fault.code,
             "message": fault.message,
-            "details": [{"field": problem.field, "message": problem.message} for problem in fault.details],
+            "details": problem_views(fault.details),
         },
     }

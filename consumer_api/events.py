@@ -1,5 +1,6 @@
 """`/v1/events`: publishing, and what was admitted."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -10,7 +11,8 @@ from aiohttp import web
 
 from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, CALLER, CLAIMED, SETTINGS, STORE, TELEMETRY
-from consumer_api.errors import ErrorCode, conflict, not_published, too_large
+from consumer_api.errors import ApiError, ErrorCode, conflict, not_published, too_large
+from consumer_api.event_checks import EVENT_ERRORS, refusal, verdicts, warnings
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.idempotency import fresh_id
 from consumer_api.outcomes import done
@@ -42,7 +44,7 @@ def routes() -> list[Route]:
             scope=Scope.EVENTS_WRITE,
             body=EventCreate,
             answers={202: AcceptedEventView},
-            errors=(ErrorCode.CONFLICT, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.BROKER_REFUSED),
+            errors=(ErrorCode.CONFLICT, ErrorCode.BROKER_UNAVAILABLE, ErrorCode.BROKER_REFUSED, *EVENT_ERRORS),
         ),
         Route(
             method="GET",
@@ -63,7 +65,8 @@ async def publish(request: web.Request) -> web.Response:
     """Publish an event. 202 once the broker has confirmed that it stored it.
 
     An event with a known (tenant, source, id) is not published again: 202 with the id and the time that it has when it
-    says the same, 409 when it says something else.
+    says the same, 409 when it says something else. One that breaks the schema of its type is 422, or told in `warnings`
+    where the installation only warns.
     """
     settings, now, made_id = request.app[SETTINGS], datetime.now(UTC), fresh_id(request)
     accepted_ms = int(now.timestamp() * 1000)
@@ -71,6 +74,9 @@ async def publish(request: web.Request) -> web.Response:
     may_be_known = event.external_id != made_id or CLAIMED in request
     if may_be_known and (known := await _known(request, event)) is not None:
         return known
+    verdict = (await verdicts(request, [event])).get(0)
+    if (fault := refusal(verdict)) is not None:
+        raise ApiError(fault)
     with publish_span(request) as traceparent:
         message = event_message(replace(event, accepted_ms=accepted_ms, traceparent=traceparent))
         try:
@@ -80,7 +86,7 @@ async def publish(request: web.Request) -> web.Response:
         except BrokerError as error:
             raise not_published(error, event.external_id) from error
     key = event_key(accepted_ms, event.tenant, event.source, event.external_id)
-    return _accepted(event, key, duplicate=False)
+    return _accepted(event, key, duplicate=False, warned=warnings(verdict))
 
 
 async def read_requested(request: web.Request, *, now: datetime, fresh_id: str) -> Event:
@@ -131,5 +137,5 @@ async def _known(request: web.Request, event: Event) -> web.Response | None:
     return _accepted(replace(event, time=stored_time or event.time), known.event_id, duplicate=True)
 
 
-def _accepted(event: Event, key: UUID, *, duplicate: bool) -> web.Response:
-    return json_answer(accepted_view(event, key, duplicate=duplicate), status=202)
+def _accepted(event: Event, key: UUID, *, duplicate: bool, warned: Sequence[Problem] = ()) -> web.Response:
+    return json_answer(accepted_view(event, key, duplicate=duplicate, warnings=warned), status=202)

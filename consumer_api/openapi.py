@@ -125,6 +125,8 @@ def operation_id(route: Route) -> str:
     resource, rest = fixed[0], fixed[1:]
     if route.method == "GET":
         verb = "get" if parts[-1].startswith("{") or rest else "list"
+        if rest and parts[-1].startswith("{"):  # one of what stands there, beside all of it
+            rest[-1] = rest[-1].removesuffix("s")
         fixed = [resource, verb, *rest] if route.scope is not None or len(parts) > 1 else [resource]
     elif route.method != "POST" or not rest:
         fixed = [resource, _VERBS[route.method], *rest]

@@ -30,6 +30,8 @@ from consumer_api.views import (
     DeadLetterView,
     DeadLetterWithBodyView,
     DeliveryView,
+    DeliveryWithAttemptsView,
+    ErrorDetail,
     EventView,
     ExpungedView,
     ProgressView,
@@ -50,6 +52,7 @@ from infra.store.subscriptions import SubscriptionRow
 from schemas.certificates import describe_certificates
 from schemas.deliveries import DeadLetterKind, Failure, Status, Timings
 from schemas.destination_auth import Auth, Tls, shown_auth
+from schemas.errors import Problem
 from schemas.events import Event
 from schemas.formats import Format
 from schemas.health import judge_health
@@ -296,39 +299,7 @@ def _text(body: bytes) -> str | None:
         return None
 
 
-def bulk_view(matched: int, changed: int, next_after: UUID | None, *, dry_run: bool = False) -> BulkView:
-    return {
-        "dry_run": dry_run,
-        "matched": matched,
-        "changed": changed,
-        "has_more": next_after is not None,
-        "next_cursor": None if next_after is None else encode_cursor(next_after),
-    }
-
-
-def redelivery_view(event_id: UUID, results: Sequence[RedeliveredView], next_after: UUID | None) -> RedeliveryView:
-    counts = Counter(one["result"] for one in results)
-    return {
-        "event_id": public_id(EVENT, event_id),
-        "redelivered": counts["redelivered"],
-        "created": counts["created"],
-        "skipped": counts["skipped"],
-        "deliveries": list(results),
-        "has_more": next_after is not None,
-        "next_cursor": None if next_after is None else encode_cursor(next_after),
-    }
-
-
-def expunged_view(done: Expunction) -> ExpungedView:
-    return {
-        "id": public_id(EVENT, done.event_id),
-        "expunged_at": done.expunged_at,
-        "canceled": done.canceled,
-        "in_progress": done.in_progress,
-    }
-
-
-def accepted_view(event: Event, key: UUID, *, duplicate: bool) -> AcceptedEventView:
+def accepted_view(event: Event, key: UUID, *, duplicate: bool, warnings: Sequence[Problem] = ()) -> AcceptedEventView:
     return {
         "id": public_id(EVENT, key),
         "external_id": event.external_id,
@@ -338,4 +309,9 @@ def accepted_view(event: Event, key: UUID, *, duplicate: bool) -> AcceptedEventV
         "subject": event.subject,
         "time": event.time,
         "duplicate": duplicate,
+        "warnings": problem_views(warnings),
     }
+
+
+def problem_views(problems: Sequence[Problem]) -> list[ErrorDetail]:
+    return [{"field": problem.field, "message": problem.message} for problem in problems]

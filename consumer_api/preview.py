@@ -20,12 +20,15 @@ from consumer_api.caller import check_owned
 from consumer_api.context import SETTINGS, STORE, VAULT
 from consumer_api.cursors import encode_cursor
 from consumer_api.errors import ErrorCode
+from consumer_api.event_checks import looked_at
 from consumer_api.events import read_requested
 from consumer_api.outcomes import done
+from consumer_api.presentation import problem_views
 from consumer_api.publishing import EventCreate
 from consumer_api.queries import PreviewQuery
 from consumer_api.reading import read_query
 from consumer_api.route import Route
+from consumer_api.views import ErrorDetail
 from dispatcher.core.credentials import AUTHORIZATION
 from dispatcher.core.filter import Facts, Filter
 from dispatcher.core.recipe import recipe_of
@@ -91,12 +94,16 @@ class Explained(TypedDict):
 
 
 class Preview(TypedDict):
-    """Of the subscriptions that were looked at, those that match, newest first; `next_cursor` leads to the others."""
+    """Of the subscriptions that were looked at, those that match, newest first; `next_cursor` leads to the others.
+
+    `problems` is what publishing the event would be refused for, or warned of.
+    """
 
     data: list[Match]
     has_more: bool
     next_cursor: str | None
     subscription: Explained | None
+    problems: list[ErrorDetail]
 
 
 def routes() -> list[Route]:
@@ -119,6 +126,7 @@ async def preview(request: web.Request) -> web.Response:
     query = read_query(request, PreviewQuery)
     now = datetime.now(UTC)
     event = await read_requested(request, now=now, fresh_id=str(uuid7()))
+    verdict = (await looked_at(request, [event])).get(0)
     row: SubscriptionRow | None = None
     async with request.app[STORE].connection() as conn:
         if query.subscription_id is not None:
@@ -137,6 +145,7 @@ async def preview(request: web.Request) -> web.Response:
         has_more=page.next_after is not None,
         next_cursor=None if page.next_after is None else encode_cursor(page.next_after),
         subscription=None if row is None else _explained(request, row, event, facts, now),
+        problems=[] if verdict is None else problem_views([verdict.problem]),
     )
     return json_answer(answer)
 

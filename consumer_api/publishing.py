@@ -1,7 +1,7 @@
 """From the body of `POST /v1/events` to an event. Pure: the clock and fresh ids are arguments.
 
-The body is `{"type", "data", "tenant", "id", "source", "subject", "time", "headers"}`; the first two must be there,
-`null` for one of the others leaves it out. `data` is cut out of the body, not parsed and written again.
+The body is `{"type", "data", "tenant", "id", "source", "subject", "time", "headers", "dataschema"}`; the first two
+must be there, `null` for one of the others leaves it out. `data` is cut out of the body, not parsed and written again.
 """
 
 from datetime import datetime
@@ -13,13 +13,21 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 from schemas.errors import InvalidInput, Problem
 from schemas.event_headers import read_event_headers
 from schemas.events import DEFAULT_TENANT, UNKNOWN_SOURCE, Event, build_event
-from schemas.fields import ID_SCHEMA, SOURCE_SCHEMA, SUBJECT_SCHEMA, TENANT_SCHEMA, TYPE_SCHEMA, parse_time
+from schemas.fields import (
+    ID_SCHEMA,
+    SOURCE_SCHEMA,
+    SUBJECT_SCHEMA,
+    TENANT_SCHEMA,
+    TYPE_SCHEMA,
+    parse_time,
+    source_fault,
+)
 from schemas.inputs import Input
 from schemas.raw_json import elements, members
 
 MAX_BATCH_EVENTS: Final = 1000
 
-_TEXTS: Final = ("type", "tenant", "id", "source", "subject", "time")
+_TEXTS: Final = ("type", "tenant", "id", "source", "subject", "time", "dataschema")
 _KNOWN: Final = (*_TEXTS, "headers", "data")
 
 
@@ -46,6 +54,10 @@ class EventCreate(Input):
     subject: Annotated[str, Field(json_schema_extra=SUBJECT_SCHEMA)] | None = None
     time: datetime | None = None
     headers: dict[str, str] | None = None
+    dataschema: Annotated[
+        Annotated[str, Field(json_schema_extra=SOURCE_SCHEMA)] | None,
+        Field(description="`/v1/event-types/{type}/versions/{n}`: the version of its schema; else the newest."),
+    ] = None
 
 
 class EventBatchCreate(Input):
@@ -81,6 +93,9 @@ def requested_event(body: bytes, *, now: datetime, fresh_id: str, default_tenant
     texts = {name: _text(name, given[name], problems) for name in _TEXTS if name in given}
     time = _time(texts.get("time"), now, problems)
     headers = _headers(given.get("headers"), problems)
+    dataschema = texts.get("dataschema")
+    if dataschema is not None and (fault := source_fault(dataschema)):
+        problems.append(Problem("dataschema", fault))
     if problems:
         raise InvalidInput(problems)
     return build_event(
@@ -92,6 +107,7 @@ def requested_event(body: bytes, *, now: datetime, fresh_id: str, default_tenant
         subject=texts.get("subject"),
         time=time,
         headers=headers,
+        dataschema=dataschema,
     )
 
 

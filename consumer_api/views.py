@@ -78,6 +78,9 @@ class AcceptedEventView(TypedDict):
     subject: str | None
     time: datetime
     duplicate: bool
+    warnings: Annotated[
+        list[ErrorDetail], Field(description="what the catalogue of event types has against it, where that only warns")
+    ]
 
 
 # The bytes that came are spliced in (`orjson.Fragment`), so what stands here is any JSON.

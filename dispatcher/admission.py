@@ -25,6 +25,7 @@ from dispatcher.clock import boot_s, wall
 from dispatcher.core.gate import Hold
 from dispatcher.core.request import Content, content_of
 from dispatcher.core.settle import Claimed
+from dispatcher.event_checks import EventChecks
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import Endpoint, SubscriptionIndex, wanting
 from dispatcher.lanes import Claim, Lanes
@@ -37,7 +38,7 @@ from infra.store.dead_letters import pack_properties
 from infra.store.locks import share_subscriptions
 from infra.store.store import Store
 from infra.telemetry import Telemetry
-from schemas.errors import StoreError
+from schemas.errors import Problem, StoreError
 from schemas.events import Event, Unreadable, read_event
 from schemas.ids import EVENT, delivery_key, event_key, public_id
 
@@ -67,6 +68,7 @@ class _Admitted:
 
     claims: list[Claim] = field(default_factory=list)
     held: set[UUID] = field(default_factory=set)
+    refused: list[tuple[Received, Event, Problem]] = field(default_factory=list)
     events: int = 0
     duplicates: int = 0
     conflicts: int = 0
@@ -91,6 +93,7 @@ class Admission:
         role: Role | None = None,
     ) -> None:
         self._role = role
+        self._checks = EventChecks(settings, telemetry)
         self._store = store
         self._burials = burials
         self._index = index
@@ -139,7 +142,7 @@ class Admission:
             placed: list[tuple[UUID, int]] = []
             try:
                 with self._span(incoming):
-                    batch, admitted = await self._commit(incoming, placed)
+                    batch, taken, admitted = await self._commit(incoming, placed)
                 break
             except RoleLost:
                 self._displace(placed)
@@ -161,7 +164,9 @@ class Admission:
         for claim in admitted.claims:
             self._lanes.take(claim)
         try:
-            await consumer.ack([one.received for one in batch])
+            if admitted.refused:
+                self._burials.begin_invalid(consumer, admitted.refused)
+            await consumer.ack([one.received for one in taken])
         finally:  # also when a stopping dispatcher interrupts the ack: what is claimed has to get an outcome
             self._telemetry.metrics.admit_s.record(perf_counter() - began)
             self._begin(admitted)
@@ -207,7 +212,8 @@ class Admission:
 
     async def _commit(
         self, incoming: Sequence[Incoming], placed: list[tuple[UUID, int]]
-    ) -> tuple[Sequence[Incoming], _Admitted]:
+    ) -> tuple[Sequence[Incoming], Sequence[Incoming], _Admitted]:
+        """What was looked at, a beginning of `incoming`; and of that, what the catalogue does not refuse."""
         claimed_s = boot_s()
         liveness = self._heartbeat.times
         async with self._store.transaction() as connection:
@@ -220,12 +226,16 @@ class Admission:
             assert view is not None
             await self._index.refresh(connection)
             batch, matches = await self._match(incoming)
-            admitted = _Admitted()
-            new = await self._take_keys(connection, batch, admitted)
+            refused = await self._checks.refused(connection, self._index.version, [one.event for one in batch])
+            taken = [one for place, one in enumerate(batch) if place not in refused]
+            admitted = _Admitted(
+                refused=[(batch[place].received, batch[place].event, why) for place, why in refused.items()]
+            )
+            new = await self._take_keys(connection, taken, admitted) if taken else []
             await self._store_events(connection, new)
             rows = [(one, endpoint) for one in new for endpoint in matches[one.key]]
             await self._store_deliveries(connection, rows, admitted, placed, claimed_s, fresh=view["fresh"])
-        return batch, admitted
+        return batch, taken, admitted
 
     async def _match(self, incoming: Sequence[Incoming]) -> tuple[Sequence[Incoming], dict[UUID, list[Endpoint]]]:
         """As many of the events, from the first on, as their matches fit into one transaction."""

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
-from dispatcher.burial import MESSAGE_ID_HEADER, REASON_HEADER
+from dispatcher.burial import MESSAGE_ID_HEADER, REASON_HEADER, TENANT_HEADER
 from infra.broker.base import Consumer, Queue, Received
 from infra.store import upkeep
 from infra.store.dead_letters import pack_properties
@@ -20,6 +20,7 @@ from infra.store.store import Store
 from infra.telemetry import Telemetry
 from schemas.deliveries import DeadLetterKind
 from schemas.errors import StoreError
+from schemas.fields import tenant_fault
 from schemas.messages import Message
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ _LONGEST_PAUSE_S = 2.0
 _BATCH = 100
 _BATCH_BYTES = 4_194_304  # a message that is too large to be an event may be as large as the broker takes
 
-_Row = tuple[UUID, str, str, str | None, str | None, str | None, bytes, dict[str, object]]
+_Row = tuple[UUID, str, str, str | None, str | None, str | None, str | None, bytes, dict[str, object]]
 
 
 class Keeper:
@@ -95,6 +96,7 @@ def _row(one: Received, kind: DeadLetterKind) -> _Row:
         uuid7(),
         kind.value,
         _reason(one, kind),
+        _tenant(one, kind),
         identity,
         _storable(message_id),
         _storable(one.routing_key),
@@ -104,8 +106,18 @@ def _row(one: Received, kind: DeadLetterKind) -> _Row:
 
 
 def _bare(row: _Row) -> _Row:
-    key, kind, _, identity, _, _, body, _ = row
-    return (key, kind, "its headers cannot be stored", identity, None, None, body, pack_properties(Message(b"")))
+    key, kind, _, tenant, identity, _, _, body, _ = row
+    return (
+        key,
+        kind,
+        "its headers cannot be stored",
+        tenant,
+        identity,
+        None,
+        None,
+        body,
+        pack_properties(Message(b"")),
+    )
 
 
 def _storable(text: str | None) -> str | None:
@@ -122,7 +134,20 @@ def _kind(one: Received, queue: Queue) -> DeadLetterKind | None:
             return DeadLetterKind.OVER_DELIVERY_LIMIT
         case Queue.WORK:
             return None
-    return None if one.routing_key == DeadLetterKind.DELIVERY else DeadLetterKind.UNREADABLE
+    match one.routing_key:
+        case DeadLetterKind.DELIVERY:
+            return None
+        case DeadLetterKind.INVALID:
+            return DeadLetterKind.INVALID
+    return DeadLetterKind.UNREADABLE
+
+
+def _tenant(one: Received, kind: DeadLetterKind) -> str | None:
+    """Whose it is, which is known of an event that could be read: its tenant's keys see why it was refused."""
+    given = one.message.headers.get(TENANT_HEADER)
+    if kind is not DeadLetterKind.INVALID or not isinstance(given, str) or tenant_fault(given):
+        return None
+    return given
 
 
 def _reason(one: Received, kind: DeadLetterKind) -> str:

@@ -131,6 +131,9 @@ class Metrics:
         self.events_duplicate = count("events.duplicate", "events that were known already")
         self.events_conflict = count("events.conflict", "events with a known id and another body")
         self.events_unreadable = count("events.unreadable", "messages that are not events")
+        self.events_invalid = count(
+            "events.invalid", "events that the catalogue has something against, by what was done", labelled=True
+        )
         self.deliveries_created = count("deliveries.created", "delivery rows stored with their events")
         self.attempts = count("attempts", "POSTs concluded, by outcome", labelled=True)
         self.breakers = count("breakers", "breakers that opened or closed", labelled=True)

@@ -65,6 +65,16 @@ class Settings(BaseSettings):
         description="true: one dispatcher at a time admits events, in the order of the queue, as strict order needs it "
         "that begins at the publisher; it makes their first attempts too, so the fleet is no faster than one",
     )
+    event_schema_mode: Literal["refuse", "warn", "off"] = Field(
+        "refuse",
+        description="what is done with an event whose data breaks the newest schema of its type, or the version that "
+        "its dataschema names: refuse (422 at the API, a dead letter at the broker), warn (it is taken, told, logged "
+        "and counted) or off; types without a schema are not checked. The same for the API and the dispatchers",
+    )
+    unknown_event_types: Literal["allow", "refuse"] = Field(
+        "allow",
+        description="whether events may have types that are not in the catalogue: allow, or refuse as above",
+    )
     dedupe_window_s: Seconds = Field(604_800, description="how long a (tenant, source, id) is known, in seconds")
 
     # The dispatcher's work in hand

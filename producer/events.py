@@ -14,7 +14,7 @@ from schemas.errors import BrokerError, InvalidInput, Problem
 from schemas.events import DEFAULT_TENANT, UNKNOWN_SOURCE, Event, build_event
 from schemas.ids import EVENT, event_key, public_id
 
-_TEXT_FIELDS: Final = ("type", "tenant", "id", "source", "subject")
+_TEXT_FIELDS: Final = ("type", "tenant", "id", "source", "subject", "dataschema")
 _REQUIRED: Final = frozenset({"type", "tenant"})
 
 
@@ -34,7 +34,8 @@ class NewEvent:
     is safe: it stays the same event, and is delivered once.
 
     `headers` are sent with the event to every subscriber, and stored as they are: nothing secret belongs there. What a
-    subscription sets itself wins.
+    subscription sets itself wins. `dataschema` names the version of its type's schema that it keeps, as the API has its
+    address; without it, the newest.
     """
 
     type: str
@@ -46,6 +47,7 @@ class NewEvent:
     time: datetime | None = None
     accepted_ms: int | None = None
     headers: Mapping[str, str] | None = None
+    dataschema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def as_event(event: NewEvent, *, traceparent: str | None, max_bytes: int) -> Eve
         accepted_ms=event.accepted_ms,
         traceparent=traceparent,
         headers=event.headers,
+        dataschema=event.dataschema,
     )
 
 

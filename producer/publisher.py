@@ -90,13 +90,24 @@ class EventPublisher:
         subject: str | None = None,
         time: datetime | None = None,
         headers: Mapping[str, str] | None = None,
+        dataschema: str | None = None,
     ) -> PublishedEvent:
         """Publish one event and return once it is stored; `NewEvent` says what the arguments are and what fills them.
 
         Raises InvalidInput before anything is sent. After PublishTimeout, and BrokerUnavailable, the event may be
         stored or not: the error's note gives the id to publish it again with, and it will be delivered once.
         """
-        event = NewEvent(type, data, tenant=tenant, id=id, source=source, subject=subject, time=time, headers=headers)
+        event = NewEvent(
+            type,
+            data,
+            tenant=tenant,
+            id=id,
+            source=source,
+            subject=subject,
+            time=time,
+            headers=headers,
+            dataschema=dataschema,
+        )
         with self._span(1) as traceparent:
             (complete,), (ready,) = self._prepare([event], traceparent)
             (error,) = await self._store([_outgoing(ready)])

@@ -110,6 +110,7 @@ class DeadLetterKind(StrEnum):
 
     DELIVERY = "delivery"  # a delivery that ended as dead
     UNREADABLE = "unreadable"  # an event message that cannot be read, or is too large
+    INVALID = "invalid"  # an event that the catalogue of event types refuses
     CONFLICT = "conflict"  # an event with a known (tenant, source, id) and another body
     OVER_DELIVERY_LIMIT = "over_delivery_limit"  # an event message that kept killing its consumers
     UNROUTABLE = "unroutable"  # a message that the broker had no queue for

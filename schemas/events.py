@@ -27,6 +27,8 @@ from typing import Final
 
 import msgspec
 
+from schemas.dataschema import ATTRIBUTE as DATASCHEMA
+from schemas.dataschema import dataschema_of, named_version
 from schemas.errors import InvalidInput, Problem
 from schemas.event_headers import ATTRIBUTE, MEMBER, event_headers_fault, told_headers, write_event_headers
 from schemas.fields import (
@@ -74,6 +76,7 @@ class Event:
     """One event. (tenant, source, external_id) is what makes it unique; `data` is JSON text.
 
     `headers` are for its requests, None for none; they keep `event_headers_fault`.
+    `schema_version` is the version of its type's schema that its `dataschema` names; None: the newest.
     `accepted_ms` is when a publisher of ours took it (Unix milliseconds), None from foreign producers.
     `digest` is a SHA-256 over what the event says (type, subject, data), to tell a repeat from a conflict. Not over its
     time: who publishes again after a lost confirm often stamps it anew.
@@ -90,6 +93,7 @@ class Event:
     accepted_ms: int | None
     traceparent: str | None
     headers: Mapping[str, str] | None = None
+    schema_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ def build_event(
     accepted_ms: int | None = None,
     traceparent: str | None = None,
     headers: Mapping[str, str] | None = None,
+    dataschema: str | None = None,
     operational: bool = False,
 ) -> Event:
     """An event that keeps every rule. Raises InvalidInput that names each field at fault (`external_id` as `id`).
@@ -143,6 +148,7 @@ def build_event(
         accepted_ms=accepted_ms,
         traceparent=traceparent if traceparent is not None and is_traceparent(traceparent) else None,
         headers=dict(headers) if headers else None,
+        schema_version=named_version(dataschema, type),
     )
 
 
@@ -168,6 +174,8 @@ def event_message(event: Event) -> Message:
         headers[ACCEPTED_MS_HEADER] = event.accepted_ms
     if event.traceparent is not None:
         headers[TRACEPARENT_HEADER] = event.traceparent
+    if event.schema_version is not None:
+        headers[f"cloudEvents_{DATASCHEMA}"] = dataschema_of(event.type, event.schema_version)
     if event.headers is not None:
         headers[f"cloudEvents_{ATTRIBUTE}"] = write_event_headers(event.headers)
     return Message(body=event.data, headers=headers, content_type=JSON, type=event.type)
@@ -274,7 +282,7 @@ def _binary(headers: Mapping[str, HeaderValue], media_type: str, body: bytes) ->
     return _Found(attributes, _checked("data", body) if body else b"null")
 
 
-_READ: Final = frozenset(_ENVELOPE - {"data", "data_base64", "dataschema", "tracestate"})
+_READ: Final = frozenset(_ENVELOPE - {"data", "data_base64", "tracestate"})
 
 
 def _event(found: _Found, message: Message, *, now: datetime, fresh_id: str) -> Event:
@@ -299,6 +307,7 @@ def _event(found: _Found, message: Message, *, now: datetime, fresh_id: str) -> 
         accepted_ms=_sound_accepted_ms(message.headers.get(ACCEPTED_MS_HEADER), now),
         traceparent=_traceparent(message.headers, told),
         headers=told_headers(told),
+        schema_version=named_version(told.get(DATASCHEMA), kind),
     )
 
 

@@ -135,6 +135,37 @@ subscriptions = Table(
     Index("subscriptions_operational", "tenant", postgresql_where=text("operational")),
 )
 
+# The catalogue: one for all tenants. A change of it counts as one of a subscription: see `subscription_version`.
+event_types = Table(
+    "event_types",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("name", Text, nullable=False),  # the type itself
+    Column("description", Text, nullable=False, server_default=""),
+    Column("example", LargeBinary),  # of an event's data: JSON text; keeps the newest schema
+    _moment("deprecated_at", nullable=True),
+    Column("deprecation", Text),  # what takes its place, for a person
+    Column("newest", Integer),  # version of its schema; NULL: it has none
+    Column("version", BigInteger, nullable=False),  # subscription_version when it last changed
+    _moment("created_at", now=True),
+    _moment("updated_at", now=True),
+    _moment("deleted_at", nullable=True),  # a deleted one stays, so that who has it in memory is told
+    Index("event_types_by_name", "name", unique=True, postgresql_where=text("deleted_at IS NULL")),
+    Index("event_types_by_version", "version"),
+)
+
+# Added, and never changed. They go with their type.
+event_type_versions = Table(
+    "event_type_versions",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("event_type_id", UUID, nullable=False),
+    Column("number", Integer, nullable=False),  # from 1 on
+    Column("schema", LargeBinary, nullable=False),  # JSON text as it came
+    _moment("created_at", now=True),
+    UniqueConstraint("event_type_id", "number", name="event_type_versions_by_number"),
+)
+
 dispatchers = Table(
     "dispatchers",
     metadata,
@@ -267,7 +298,7 @@ dead_letters = Table(
     Column("id", UUID, primary_key=True),
     Column("kind", Text, nullable=False),  # schemas.deliveries.DeadLetterKind
     Column("reason", Text, nullable=False),
-    Column("tenant", Text),  # of a delivery; unknown for what cannot be read
+    Column("tenant", Text),  # of a delivery or an event; unknown for what cannot be read
     Column("delivery_id", UUID),
     Column("cycle", Integer),
     Column("subscription_id", UUID),

@@ -11,8 +11,10 @@ from infra.store.statements import AMONG_PICKED, PACED_ANEW
 
 # `identity` tells a letter that comes twice from another one.
 KEEP_DEAD_LETTERS: Final = """
-INSERT INTO dead_letters (id, kind, reason, identity, message_id, routing_key, body, headers)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::jsonb[])
+INSERT INTO dead_letters (id, kind, reason, tenant, identity, message_id, routing_key, body, headers)
+SELECT * FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::jsonb[]
+)
 ON CONFLICT (identity) DO NOTHING
 """
 

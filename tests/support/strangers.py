@@ -38,6 +38,7 @@ from tests.support.api import Answer, ApiClient
 
 PARAMETER: Final = re.compile(r"\{(\w+)(?::[^{}]+)?\}")
 _NAMES_SOMETHING: Final = re.compile(r"tenant|cursor|.*_ids?")
+OF_NOBODY: Final = frozenset({"event_type", "version"})  # what a path names that is the same for every tenant
 _THEIRS: Final = frozenset({"client_id"})  # names something of the endpoint's
 # They differ between any two answers, or count what was asked so far.
 _VARIABLE: Final = frozenset({"date", "x-request-id", "x-ratelimit-remaining", "x-ratelimit-reset"})
@@ -86,9 +87,11 @@ async def populate(api: ApiClient, store: Store, name: str) -> Tenant:
         "external_id": external_id,
         "tenant": name,
         "cursor": encode_cursor(event),
+        "event_type": "order.created",
+        "version": "1",
     }
     keys = [subscription, event, dead, held, *attempts, letter, key, entry, parse_id(REPLAY, replay["id"])]
-    shown = [value for field, value in ids.items() if field != "cursor"]
+    shown = [value for field, value in ids.items() if field not in {"cursor", *OF_NOBODY}]
     return Tenant(client, ids, (*shown, public_id(DELIVERY, held), f".{name}.", *map(str, keys)))
 
 

@@ -93,6 +93,12 @@ CHANGES: Final[Mapping[str, Step]] = {
     "POST /v1/dead-letters/{dead_letter_id}/discard": Step(("dead_letter.discarded",), {"reason": "of old"}),
     "POST /v1/replays": Step(("replay.created",), {"tenant": TENANT}),
     "POST /v1/replays/{replay_id}/cancel": Step(("replay.canceled",)),
+    "POST /v1/event-types": Step(("event_type.created", "event_type.version_added"), {"name": "walk", "schema": {}}),
+    "PATCH /v1/event-types/{event_type}": Step(("event_type.updated",), {"description": "another"}),
+    "DELETE /v1/event-types/{event_type}": Step(("event_type.deleted",)),
+    "POST /v1/event-types/{event_type}/versions": Step(
+        ("event_type.updated", "event_type.version_added"), {"schema": {}, "example": 1}
+    ),
     "POST /v1/keys": Step(("key.created",), _KEY),
     "PATCH /v1/keys/{key_id}": Step(("key.updated",), {"name": "another"}),
     "POST /v1/keys/{key_id}/rotate": Step(("key.rotated", "key.created")),
@@ -123,6 +129,7 @@ class World:
             "dead_letter_id": self._dead_letter,
             "replay_id": self._replay,
             "key_id": self._key,
+            "event_type": self._event_type,
         }
 
     async def ids(self, path: str, step: Step) -> dict[str, str]:
@@ -162,6 +169,10 @@ class World:
 
     async def _replay(self, _: Step) -> str:
         return str((await self.tenant.post("/v1/replays", {"tenant": TENANT}))["id"])
+
+    async def _event_type(self, _: Step) -> str:
+        made = await self.admin.post("/v1/event-types", {"name": f"walk.{uuid7().hex}"}, status=201)
+        return str(made["name"])
 
     async def _key(self, _: Step) -> str:
         made = await self.tenant.post("/v1/keys", _KEY, status=201)

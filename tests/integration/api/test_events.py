@@ -84,6 +84,7 @@ async def test_a_publish_is_answered_202_once_the_broker_has_the_event_byte_for_
         "subject": "o/1",
         "time": event.time.isoformat().replace("+00:00", "Z"),
         "duplicate": False,
+        "warnings": [],
     }
 
 

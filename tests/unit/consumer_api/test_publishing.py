@@ -85,7 +85,7 @@ def test_every_fault_is_named(body: bytes, fields: set[str]) -> None:
 def test_an_unknown_field_is_answered_with_the_known_ones_in_a_form_that_is_fit_for_logs() -> None:
     (field, message), *_ = _faults(b'{"type":"a","data":1,"b\\u0000\\n\xc3\xa9":1}').items()
     assert field == "b\\x00\\n\\xe9"
-    assert "type, tenant, id, source, subject, time, headers, data" in message
+    assert "type, tenant, id, source, subject, time, dataschema, headers, data" in message
     (long,) = _faults(b'{"type":"a","data":1,"%b":1}' % (b"x" * 5000))
     assert len(long) == 80
 

@@ -10,6 +10,8 @@ PLAIN = {
     ("api_keys", "sha256"),
     ("event_keys", "digest"),
     ("events", "data"),
+    ("event_types", "example"),
+    ("event_type_versions", "schema"),
     ("attempts", "response_body"),
     ("dead_letters", "body"),
     ("queue_messages", "body"),

@@ -1,0 +1,132 @@
+"""The catalogue of event types in memory, and what it says of an event.
+
+The version in the database says whether this is current, as it does of the subscriptions (`dispatcher/index.py`).
+Schemas are compiled when an event first asks for one, and the ones used last are kept.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, Literal
+
+import asyncpg
+import structlog
+
+from infra.settings import Settings
+from schemas.errors import InvalidInput, Problem
+from schemas.event_schemas import EventSchema
+from schemas.events import Event
+from schemas.fields import is_operational
+
+log = structlog.get_logger(__name__)
+
+COMPILED: Final = 50
+_BYTES_AT_ONCE: Final = 65_536  # of data that is checked before others may run
+
+_VERSION: Final = "SELECT version FROM subscription_version"
+_CHANGED: Final = """
+SELECT name, newest, deleted_at,
+       ARRAY(SELECT number FROM event_type_versions WHERE event_type_id = event_types.id ORDER BY number) AS numbers,
+       ARRAY(SELECT schema FROM event_type_versions WHERE event_type_id = event_types.id ORDER BY number) AS schemas
+FROM event_types WHERE version > $1 ORDER BY version
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the catalogue says of an event that it has something against.
+
+    `refused`: it is not taken. `unknown`: because there is no such type, not because of its data.
+    """
+
+    problem: Problem
+    refused: bool
+    unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    newest: int | None
+    schemas: Mapping[int, bytes] = field(repr=False)
+
+
+class Catalogue:
+    """Every type with its schemas. `refresh` before use; then all is in memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.version = -1
+        self._mode: Literal["refuse", "warn", "off"] = settings.event_schema_mode
+        self._refuses_unknown = settings.unknown_event_types == "refuse"
+        self._types: dict[str, _Type] = {}
+        self._refreshing = asyncio.Lock()
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to ask it, as it is set."""
+        return self._mode != "off" or self._refuses_unknown
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has nothing to say of any event."""
+        return not (self._types or self._refuses_unknown)
+
+    async def refresh(self, conn: asyncpg.Connection) -> None:
+        """Read what has changed, if anything has. One small statement when nothing has."""
+        version = await conn.fetchval(_VERSION)
+        if version <= self.version:
+            return
+        async with self._refreshing:  # an older answer must not be applied over a newer one
+            for row in await conn.fetch(_CHANGED, self.version):
+                if row["deleted_at"] is not None:
+                    self._types.pop(row["name"], None)
+                else:
+                    schemas = dict(zip(row["numbers"], row["schemas"], strict=True))
+                    self._types[row["name"]] = _Type(row["newest"], schemas)
+            self.version = max(self.version, version)
+
+    async def judge(self, events: Sequence[Event]) -> dict[int, Verdict]:
+        """What it has against each of them, by its place; nothing for most. Others may run meanwhile."""
+        if self.silent:
+            return {}
+        found: dict[int, Verdict] = {}
+        unseen_bytes = 0
+        for place, event in enumerate(events):
+            if event.type in self._types:
+                unseen_bytes += len(event.data)
+                if unseen_bytes > _BYTES_AT_ONCE:
+                    await asyncio.sleep(0)
+                    unseen_bytes = 0
+            if (verdict := self.verdict(event)) is not None:
+                found[place] = verdict
+        return found
+
+    def verdict(self, event: Event) -> Verdict | None:
+        """What it has against an event, None for nothing. Its own events Hookhare does not check."""
+        known = self._types.get(event.type)
+        if known is None:
+            if not self._refuses_unknown or is_operational(event.type):
+                return None
+            return Verdict(Problem("type", "is not in the catalogue of event types"), refused=True, unknown=True)
+        if self._mode == "off" or known.newest is None:
+            return None
+        problem = _problem(event, known, known.newest)
+        return None if problem is None else Verdict(problem, refused=self._mode == "refuse")
+
+
+def _problem(event: Event, known: _Type, newest: int) -> Problem | None:
+    number = newest if event.schema_version is None else event.schema_version
+    text = known.schemas.get(number)
+    if text is None:
+        return Problem("dataschema", f"must name a version of the type's schema, of which the newest is {newest}")
+    try:
+        return _compiled(text).fault(event.data)
+    except InvalidInput as error:
+        # Taken by another release, which knows more. Nobody's event is refused for that.
+        log.error("event_schema.unreadable", event_type=event.type, version=number, error=str(error))  # noqa: TRY400
+        return None
+
+
+@lru_cache(maxsize=COMPILED)
+def _compiled(text: bytes) -> EventSchema:
+    return EventSchema(text)

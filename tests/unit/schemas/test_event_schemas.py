@@ -1,0 +1,135 @@
+"""What is said of data that breaks a schema: the place and the rule, and never a value."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.errors import InvalidInput, Problem
+from schemas.event_schemas import EventSchema
+
+SECRET = "s3cr3t"
+BROKEN: dict[str, tuple[Any, Any, str, str]] = {
+    "type": ({"properties": {"a": {"type": "string"}}}, {"a": 5}, "data.a", "must be text (#/properties/a/type)"),
+    "types": ({"type": ["array", "null"]}, SECRET, "data", "must be null or a list (#/type)"),
+    "required": ({"items": {"required": ["b"]}}, [{}], "data.0.b", "is required (#/items/required)"),
+    "minimum": ({"minimum": 10}, 5, "data", "must keep the minimum 10 (#/minimum)"),
+    "maxLength": ({"maxLength": 2}, SECRET, "data", "must keep the maxLength 2 (#/maxLength)"),
+    "minItems": ({"minItems": 2}, [SECRET], "data", "must keep the minItems 2 (#/minItems)"),
+    "enum": ({"enum": ["a"]}, SECRET, "data", "must keep the rule enum (#/enum)"),
+    "const": ({"const": 1}, SECRET, "data", "must keep the rule const (#/const)"),
+    "pattern": ({"pattern": "^a"}, SECRET, "data", "must keep the rule pattern (#/pattern)"),
+    "unknown": (
+        {"additionalProperties": False},
+        {SECRET: 1},
+        "data",
+        "must not have what the schema does not know, or forbids (#/additionalProperties)",
+    ),
+    "names": ({"propertyNames": {"pattern": "^a"}}, {SECRET: 1}, "data", "must keep the rule propertyNames"),
+    "any": ({"anyOf": [{"const": 1}, {"minimum": 2}]}, 1.5, "data", "must keep the rule anyOf (#/anyOf)"),
+    "one": ({"oneOf": [{}, {}]}, SECRET, "data", "must keep the rule oneOf"),
+    "not": ({"not": {"type": "string"}}, SECRET, "data", "must keep the rule not (#/not)"),
+    "dependent": ({"dependentRequired": {"a": ["b"]}}, {"a": 1}, "data.b", "is required (#/dependentRequired)"),
+    "referred": ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}}, 1, "data", "must be null (#/$defs/a/type)"),
+}
+
+
+def fault(schema: Any, data: Any) -> Problem | None:
+    return EventSchema(json.dumps(schema).encode()).fault(
+        data if isinstance(data, bytes) else json.dumps(data).encode()
+    )
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_the_place_and_the_rule_are_named(case: str) -> None:
+    schema, data, field, message = BROKEN[case]
+    problem = fault(schema, data)
+    assert problem is not None
+    assert problem.field == field
+    assert problem.message.startswith(message)
+    assert SECRET not in f"{problem}"
+
+
+def test_data_that_keeps_it_has_no_fault() -> None:
+    assert fault({"multipleOf": 0.01}, b"19.99") is None
+    assert fault({"type": "integer"}, b"12345678901234567890123") is None
+    assert fault({"maximum": 12345678901234567890123}, b"12345678901234567890124") is not None
+    assert fault({"format": "email"}, SECRET) is None  # a note
+    assert fault(True, b"1") is None
+    assert fault({"maximum": 5}, b'"1e400"') is None
+
+
+@pytest.mark.parametrize("data", [b"1e400", b"1" * 101, b"[1.5e-9, 1.0E+999]"])
+def test_numbers_that_take_too_long_are_refused(data: bytes) -> None:
+    problem = fault({"type": ["number", "array"]}, data)
+    assert problem is not None
+    assert "must not have numbers of more than 100 digits" in problem.message
+
+
+def test_data_with_more_values_than_can_be_checked_in_time_is_refused() -> None:
+    schema = {"items": {"anyOf": [{"const": number} for number in range(50)]}}
+    assert fault(schema, b"[" + b"1," * 1000 + b"1]") is None
+    problem = fault(schema, b"[" + b"1," * 100_000 + b"1]")
+    assert problem is not None
+    assert problem.message.startswith("must have fewer values")
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "message"),
+    [
+        (b"{", "schema", "must be JSON"),
+        (b"1" * 5000, "schema", "must not have numbers that long"),
+        (b'"' + b"x" * 32_768 + b'"', "schema", "at most 32768 bytes"),
+        (b'{"type":"strin"}', "schema.type", "2020-12"),
+        (b'{"properties":{"a":{"pattern":"(?=a)"}}}', "schema.properties.a.pattern", "takes linear time"),
+        (b'{"pattern":"\\\\p{L}{2,100}"}', "schema.pattern", "is not too large"),
+        (b'{"required":"a"}', "schema.required", "2020-12"),
+    ],
+)
+def test_what_is_no_schema_is_named(text: bytes, field: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        EventSchema(text)
+    (problem,) = refused.value.problems
+    assert problem.field == field
+    assert message in problem.message
+
+
+def test_the_names_of_the_data_are_shown_short_and_printable() -> None:
+    problem = fault({"additionalProperties": {"type": "null"}}, {"\x1b\n" + "n" * 5000: 1})
+    assert problem is not None
+    assert problem.field.startswith("data.\\x1b\\n")
+    assert len(problem.field) < 250
+
+
+LEAVES = st.sampled_from([{}, True, False, {"type": "string"}, {"const": 1}, {"enum": ["a", 2]}, {"maxLength": 1}])
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"properties": st.dictionaries(st.sampled_from("ab"), inner)}),
+        st.builds(lambda name, one: {name: one}, st.sampled_from(["items", "not", "contains", "propertyNames"]), inner),
+        st.builds(
+            lambda name, some: {name: some},
+            st.sampled_from(["allOf", "anyOf", "oneOf", "prefixItems"]),
+            st.lists(inner, min_size=1, max_size=3),
+        ),
+        st.builds(lambda one: {"allOf": [one], "unevaluatedProperties": False}, inner),
+    ),
+    max_leaves=8,
+)
+VALUES = st.recursive(
+    st.sampled_from([None, True, 1, 2.5, SECRET]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCHEMAS, VALUES)
+def test_whatever_is_checked_no_value_is_told(schema: Any, data: Any) -> None:
+    try:
+        problem = fault(schema, data)
+    except InvalidInput:
+        return
+    assert problem is None or SECRET not in f"{problem}"
