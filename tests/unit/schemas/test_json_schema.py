@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from schemas import json_schema
 from schemas.errors import InvalidInput
 from schemas.json_schema import MAX_STEPS, Weight, repeated, weigh
 
@@ -111,5 +110,23 @@ def test_what_a_pattern_has_with_its_counts_written_out(pattern: str, parts: int
     assert repeated(pattern) == parts
 
 
-def test_the_longest_check_is_bounded_by_what_was_measured() -> None:
-    assert json_schema.MAX_STEPS * 30e-9 < 0.1
+@pytest.mark.parametrize(
+    ("pattern", "quarters"),
+    [
+        ("^[a-z]{1,60}$", 1),
+        (r"^(\d{1,3}\.){3}\d{1,3}$", 1),
+        ("a", 5),
+        ("^a+$", 5),
+        ("^.{0,}a$", 9),
+        ("^a|b$", 9),
+        ("(.{0,60}a){2}z", 1 + 4 * 123),
+    ],
+)
+def test_a_pattern_that_may_go_on_anywhere_costs_all_its_parts_for_each_byte(pattern: str, quarters: int) -> None:
+    assert weigh({"pattern": pattern}).patterns == quarters
+    assert weigh({"patternProperties": {pattern: True}}).patterns == quarters
+
+
+def test_numbers_that_are_long_cost_more() -> None:
+    weight = Weight(of_value=2)
+    assert weight.steps(b"[%b,1]" % (b"1" * 30)) == weight.steps(b"[3,1]") + 2 * 100
