@@ -7,11 +7,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, St
 
 from consumer_api.queries import ExportQuery
 from consumer_api.query_fields import EventType, within_rule
-from consumer_api.reading import parse_json, read_raw_json
+from consumer_api.reading import parse_json, read_body
 from schemas.errors import InvalidInput
 from schemas.fields import OPERATIONAL_WORD, description_fault, is_operational
 from schemas.inputs import Input, read_input, rule
-from schemas.raw_json import MAX_DEPTH, members
+from schemas.raw_json import members
 
 MAX_EXAMPLE_BYTES: Final = 32_768
 
@@ -81,7 +81,7 @@ class EventTypeVersionCreate(Input):
 
 async def read_with_json(request: web.Request, model: type[Model]) -> tuple[Model, dict[str, bytes]]:
     """The body as a model, and its members as the bytes that they are; what is null is none."""
-    body = await read_raw_json(request, max_depth=MAX_DEPTH)
+    body = await read_body(request)
     wanted = read_input(model, parse_json(body))
     given = {name: raw for name, raw in (members(body) or {}).items() if raw != b"null"}
     if len(given.get("example", b"")) > MAX_EXAMPLE_BYTES:
