@@ -123,7 +123,8 @@ async def create(request: web.Request) -> web.Response:
         deprecated=wanted.deprecated,
         deprecation=wanted.deprecation,
     )
-    _check_example(schema, said.example)
+    if schema is not None:
+        _check_example(EventSchema(schema), said.example)
     async with request.app[STORE].transaction() as conn:
         version = await event_types.lock(conn)
         row = done(await event_types.create(conn, wanted.name, said, version=version), _WHAT)
@@ -170,7 +171,7 @@ async def patch(request: web.Request) -> web.Response:
         _check_deprecation(said.deprecated, said.deprecation)
         if "example" in fields and row.newest is not None:
             newest = done(await event_types.get_version(conn, row.id, row.newest), _WHAT)
-            _check_example(newest.schema, said.example)
+            _check_example(EventSchema(newest.schema), said.example)
         changed = await event_types.save(conn, row, said, version=version)
         await _record(request, conn, "updated", row, changed)
     return json_answer(event_type_view(changed))
@@ -195,10 +196,11 @@ async def add_version(request: web.Request) -> web.Response:
     schema = given.get("schema")
     if schema is None:
         raise InvalidInput.of("schema", "must be a JSON Schema: an object, or true or false")
+    compiled = EventSchema(schema)  # while admission is not kept back
     async with request.app[STORE].transaction() as conn:
         version = await event_types.lock(conn)
         row = await _row(request, conn)
-        _check_example(schema, given.get("example", row.example))
+        _check_example(compiled, given.get("example", row.example))
         before = row
         row, added = done(await event_types.add_version(conn, row, schema, version=version), _WHAT)
         if "example" in given:
@@ -253,12 +255,9 @@ def _check_deprecation(deprecated: bool, deprecation: str | None) -> None:
         raise InvalidInput.of("deprecation", "is for a type that is deprecated")
 
 
-def _check_example(schema: bytes | None, example: bytes | None) -> None:
-    """Raises InvalidInput for a schema that is not taken, and for an example that breaks it."""
-    if schema is None:
-        return
-    compiled = EventSchema(schema)
-    fault = None if example is None else compiled.fault(example)
+def _check_example(schema: EventSchema, example: bytes | None) -> None:
+    """Raises InvalidInput for an example that breaks the schema."""
+    fault = None if example is None else schema.fault(example)
     if fault is not None:
         raise InvalidInput([Problem(f"example{fault.field.removeprefix('data')}", fault.message)])
 

@@ -64,7 +64,7 @@ class Burials:
         for one, why in unreadable:
             log.warning("event.unreadable", field=why.field, reason=why.message, message_id=one.message.message_id)
         waiting = [(one, _letter(one.message, why)) for one, why in unreadable]
-        counted = partial(self._metrics.events_unreadable.add)
+        counted = self._metrics.events_unreadable.add
         self._tasks.create_task(self._bury(consumer, DeadLetterKind.UNREADABLE, waiting, counted), name="bury")
 
     def begin_invalid(self, consumer: Consumer, invalid: Sequence[tuple[Received, Event, Problem]]) -> None:
@@ -110,7 +110,8 @@ def _letter(message: Message, why: Unreadable | Problem, *, tenant: str | None =
         # be stored all the same, and the next try must be known as the same letter.
         MESSAGE_ID_HEADER: message.message_id or uuid7().hex,
     }
-    return replace(message, headers={**message.headers, **ours})
+    theirs = {name: value for name, value in message.headers.items() if name != TENANT_HEADER}
+    return replace(message, headers=theirs | ours)
 
 
 def _next(letter: Message, error: BrokerError) -> Message | None:

@@ -114,6 +114,16 @@ async def test_errors_of_each_route(api: ApiClient) -> None:
         assert (answer.status, answer.code) == (404, "not_found"), (method, path)
 
 
+async def test_a_type_whose_name_is_no_plain_path_is_had_by_it(api: ApiClient) -> None:
+    made = await api.call("POST", PATH, {"name": "com/example:order.created", "schema": {"type": "object"}})
+    where = made.headers["Location"]
+    assert where == f"{PATH}/com%2Fexample%3Aorder.created"
+    assert (await api.get(where))["name"] == "com/example:order.created"
+    version = (await api.get(f"{where}/versions/1"))["dataschema"]
+    assert (await api.get(version))["schema"] == {"type": "object"}
+    await api.post("/v1/events", {"type": "com/example:order.created", "data": {}, "dataschema": version})
+
+
 async def test_the_catalogue_is_bounded(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.post(PATH, WANTED, status=201)
     for name, bound, path, body in (

@@ -128,3 +128,13 @@ def test_headers_travel_as_they_are_given() -> None:
     event = travelling(NewEvent("order.created", {}, headers=given))
     assert event.headers == given
     assert travelling(NewEvent("order.created", {}, headers={})).headers is None
+
+
+def test_the_version_of_a_schema_travels_as_it_is_named() -> None:
+    named = NewEvent(
+        "order.created", {}, dataschema="https://hooks.example.com/v1/event-types/order.created/versions/2"
+    )
+    assert travelling(named).schema_version == 2
+    assert travelling(NewEvent("order.created", {}, dataschema="urn:of:ours")).schema_version is None
+    with pytest.raises(InvalidInput, match=r"^dataschema: must be text"):
+        travelling(NewEvent("order.created", {}, dataschema=2))  # type: ignore[arg-type]
