@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from consumer_api import bulk_deliveries
+from consumer_api import bulk_deliveries, searching
 from infra.store.store import Store
 from schemas.ids import SUBSCRIPTION, public_id
 from tests.support import rows
@@ -138,6 +138,18 @@ async def test_what_narrows_nothing_or_is_wrong_is_refused(api: ApiClient, path:
     for field, value in (("status", ["dead"]), ("subscription_id", "sub_x"), ("dry_run", "yes")):
         answer = await api.call("POST", path, {"tenant": "acme", field: value})
         assert [name.partition(".")[0] for name in answer.fields] == [field]
+
+
+@pytest.mark.parametrize("path", [RETRY, CANCEL])
+async def test_what_takes_too_long_to_find_is_told_to_be_narrowed(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(searching, "SEARCH_TIMEOUT_MS", 50)
+    async with store.transaction() as conn:
+        await conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+        for body in ({"event_type": "a.b"}, {"event_type": "a.b", "dry_run": True}):
+            answer = await api.call("POST", path, body)
+            assert (answer.status, answer.code) == (422, "query_too_broad")
 
 
 async def test_a_tenants_key_reaches_its_own_alone(api: ApiClient, store: Store) -> None:

@@ -142,6 +142,18 @@ async def test_a_canceled_replay_stops_where_it_is(api: ApiClient, store: Store)
     assert (again.status, again.code) == (409, "conflict")
 
 
+async def test_a_replay_that_takes_too_long_to_count_is_told_to_be_narrowed(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "SEARCH_TIMEOUT_MS", 50)
+    async with store.transaction() as conn:
+        await conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+        for more in ({}, {"dry_run": True}):
+            answer = await api.call("POST", REPLAYS, {"tenant": "default", **more})
+            assert (answer.status, answer.code) == (422, "query_too_broad")
+    assert (await api.get(REPLAYS))["data"] == []
+
+
 async def test_a_dry_run_counts_and_begins_nothing(api: ApiClient, store: Store) -> None:
     subscription = await _dead(store, 3)
     answer = await api.call("POST", REPLAYS, {"subscription_id": subscription, "dry_run": True})
