@@ -79,6 +79,7 @@ async def create(request: web.Request) -> web.Response:
         if asked.dry_run:
             frozen = replays.freeze(wanted, now=now)
             return json_answer(replay_count_view(frozen, await replays.count(conn, frozen)))
+        done(await replays.check_number(conn, wanted.tenant), "replay")
         row = await replays.create(conn, replay_id=uuid7(), wanted=wanted, max_per_s=max_per_s, now=now)
         view = replay_view(row)
         await audit.record(request, conn, "replay.created", view["id"], tenant=row.tenant, after=view)

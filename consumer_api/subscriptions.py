@@ -210,6 +210,7 @@ async def recover(request: web.Request) -> web.Response:
         row = done(await subscriptions.get(conn, subscription_id), "subscription")
         if row.state != State.ENABLED:
             raise conflict(f"the subscription is {row.state}; only an enabled one can recover what failed")
+        done(await replays.check_number(conn, row.tenant), "replay")
         dead = replace(dead, tenant=row.tenant)
         replay = await replays.create(conn, replay_id=uuid7(), wanted=dead, max_per_s=max_per_s, now=now)
         view, target = replay_view(replay), public_id(SUBSCRIPTION, subscription_id)

@@ -21,6 +21,7 @@ from infra.store.query import Page, column_list, equal, fetch, fetch_page, fetch
 from schemas.ids import SUBSCRIPTION, parse_id, public_id
 
 SCANNED_ROWS: Final = 10_000  # that a step looks at, however few of them are wanted
+MAX_RUNNING: Final = 100  # of a tenant: dispatchers take a step of each in turn, so many would keep others' waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,21 @@ SET state = 'completed', ended_at = clock_timestamp(), skipped = greatest(skippe
 WHERE id = $1
 """
 
+_COUNT_RUNNING = "SELECT count(*) FROM replays WHERE state = 'running' AND tenant IS NOT DISTINCT FROM $1"
+
 _PROGRESS = "SELECT status, count(*) FROM deliveries WHERE replay_id = $1 GROUP BY status"
 
 _CANCEL = f"""
 UPDATE replays SET state = 'canceled', ended_at = clock_timestamp() WHERE id = $1 AND state = 'running'
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
+
+
+async def check_number(conn: asyncpg.Connection, tenant: str | None) -> Refused | None:
+    """Whether one more replay of a tenant, or of none, may run. Those made in the same moment do not see another."""
+    if await conn.fetchval(_COUNT_RUNNING, tenant) < MAX_RUNNING:
+        return None
+    return Refused(f"{MAX_RUNNING} replays are running already; cancel one, or wait for one to be completed")
 
 
 async def create(

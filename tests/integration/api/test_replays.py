@@ -7,6 +7,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from consumer_api import searching
+from infra.store import replays
 from infra.store.store import Store
 from schemas.ids import DELIVERY, REPLAY, SUBSCRIPTION, parse_id, public_id
 from tests.support import rows
@@ -165,6 +166,22 @@ async def test_a_dry_run_counts_and_begins_nothing(api: ApiClient, store: Store)
     async with store.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM audit_log") == 0
     assert list((await api.call("POST", REPLAYS, {"tenant": "a", "dry_run": "yes"})).fields) == ["dry_run"]
+
+
+async def test_so_many_replays_of_a_tenant_run_and_no_more(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "MAX_RUNNING", 1)
+    subscription = await _dead(store, 1)
+    wanted = {"tenant": "default"}
+    running = await api.post(REPLAYS, wanted)
+    recovery = {"since": running["created_at"]}
+    for path, body in ((REPLAYS, wanted), (f"/v1/subscriptions/{subscription}/recover", recovery)):
+        refused = await api.call("POST", path, body)
+        assert (refused.status, refused.code) == (409, "conflict")
+    await api.post(REPLAYS, {"tenant": "another"})
+    await api.post(f"{REPLAYS}/{running['id']}/cancel", status=200)
+    await api.post(REPLAYS, wanted)
 
 
 async def test_what_takes_too_long_to_count_is_told_to_be_narrowed_and_not_begun(
