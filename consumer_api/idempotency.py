@@ -64,11 +64,12 @@ def once(routes: Mapping[web.AbstractRoute, Route]) -> Middleware:
 
     @web.middleware
     async def do_once(request: web.Request, handler: Handler) -> web.StreamResponse:
-        route, key = routes.get(request.match_info.route), request.headers.get(KEY_HEADER)
-        if route is None or not route.idempotent or key is None:
+        route, keys = routes.get(request.match_info.route), request.headers.getall(KEY_HEADER, ())
+        if route is None or not route.idempotent or not keys:
             return await handler(request)
-        if not _KEY.fullmatch(key):
-            raise InvalidInput.of(KEY_HEADER, "must be 1 to 255 visible ASCII characters")
+        key = keys[0]
+        if len(keys) > 1 or not _KEY.fullmatch(key):
+            raise InvalidInput.of(KEY_HEADER, "must be given once, and be 1 to 255 visible ASCII characters")
         said = b"%b\n%b" % (request.rel_url.raw_path_qs.encode(), await read_body(request))
         digest = hashlib.sha256(said).digest()
         asked = Asked(request[CALLER].key_id, f"{route.method} {route.path}", key, digest)

@@ -23,9 +23,8 @@ ON CONFLICT (api_key_id, route, key) DO UPDATE SET
     created_at = CASE WHEN k.digest = excluded.digest AND k.created_at >= clock_timestamp() - make_interval(secs => $6)
                       THEN k.created_at ELSE clock_timestamp() END,
     digest = excluded.digest, claim = excluded.claim, claimed_at = clock_timestamp(), answer = NULL
-WHERE k.created_at < clock_timestamp() - make_interval(secs => $6)
-   OR (k.answer IS NULL
-       AND (k.claimed_at IS NULL OR k.claimed_at < clock_timestamp() - make_interval(secs => $7)))
+WHERE CASE WHEN k.answer IS NOT NULL THEN k.created_at < clock_timestamp() - make_interval(secs => $6)
+           ELSE k.claimed_at IS NULL OR k.claimed_at < clock_timestamp() - make_interval(secs => $7) END
 RETURNING seed
 """
 

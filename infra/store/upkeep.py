@@ -44,10 +44,13 @@ DELETE FROM audit_log WHERE id IN (
 RETURNING id
 """
 
-# Idempotency keys past their time, $1 in seconds; $2 how many. One that is just used is not waited for.
+# Idempotency keys past their time, $1 in seconds; $2 how many. One that is just used is not waited for; one in flight,
+# which may be of a request that began anew at the end of the time, is kept.
 FORGET_IDEMPOTENCY_KEYS: Final = """
 DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM idempotency_keys WHERE created_at < statement_timestamp() - make_interval(secs => $1)
+    SELECT ctid FROM idempotency_keys
+    WHERE created_at < statement_timestamp() - make_interval(secs => $1)
+      AND (claimed_at IS NULL OR claimed_at < statement_timestamp() - make_interval(secs => $1))
     ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING api_key_id
 """

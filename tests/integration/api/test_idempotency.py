@@ -72,7 +72,7 @@ async def test_another_body_is_422_and_another_route_or_api_key_is_another_reque
 
 
 async def test_while_the_first_is_under_way_the_second_is_409_and_a_dead_ones_is_released(
-    api: ApiClient, store: Store
+    api: ApiClient, store: Store, settings: Settings
 ) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
     whole = PostgresBroker.publish
@@ -88,7 +88,17 @@ async def test_while_the_first_is_under_way_the_second_is_409_and_a_dead_ones_is
         second = await _post(api, EVENT)
         assert (second.status, second.code, second.headers["Retry-After"]) == (409, "idempotency_in_flight", "5")
         async with store.transaction() as conn:
-            await conn.execute("UPDATE idempotency_keys SET claimed_at = claimed_at - make_interval(secs => 121)")
+            # However old the key is: it may have been released and begun anew.
+            await conn.execute("UPDATE idempotency_keys SET created_at = created_at - make_interval(days => 2)")
+            assert await conn.fetch(upkeep.FORGET_IDEMPOTENCY_KEYS, settings.idempotency_s, 10) == []
+        assert (await _post(api, EVENT)).code == "idempotency_in_flight"
+        async with store.transaction() as conn:
+            await conn.execute(
+                """
+                UPDATE idempotency_keys
+                SET created_at = clock_timestamp(), claimed_at = claimed_at - make_interval(secs => 121)
+                """
+            )
         third = asyncio.create_task(_post(api, EVENT))
         go_on.set()
         answers = await asyncio.gather(first, third)
@@ -127,6 +137,9 @@ async def test_an_error_of_the_callers_is_kept_and_a_key_that_is_none_is_refused
     for key in ("", "a b", "é", "k" * 256):
         refused = await _post(api, EVENT, key)
         assert (refused.status, list(refused.fields)) == (400, ["Idempotency-Key"])
+    twice = [("X-API-Key", api.key), ("Idempotency-Key", "k-1"), ("Idempotency-Key", "k-2")]
+    async with api.session.post(f"{api.url}{EVENTS}", json=EVENT, headers=twice) as answer:
+        assert answer.status == 400
 
 
 async def test_past_its_time_a_key_is_new_again_and_upkeep_forgets_it(
