@@ -7,11 +7,13 @@ head came for `KEEPALIVE_S`, whether it is silent or drips. What it leaves open 
   have one under way, the new one is. So whoever opens connections and sends nothing keeps nobody out.
 - A head that began, and is not whole `HEAD_S` later, or that did not begin at all on a new connection.
 - An answer that its caller does not take: when nothing could be sent on for `STALLED_S`, the connection is cut.
+- Answers that wait in memory, `MAX_UNSENT_BYTES` in all: who has not taken anything for the longest is cut first.
 - What aiohttp answers itself, as to what is no HTTP: in the one shape of errors, and without a traceback in the log.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from time import monotonic
 from typing import Any, Final, cast
 
@@ -32,6 +34,7 @@ HEAD_S: Final = 20.0
 STALLED_S: Final = 30.0
 KEEPALIVE_S: Final = 75.0  # longer than proxies keep theirs, or they would send into a connection that we close
 LOOK_S: Final = 1.0  # how often
+MAX_UNSENT_BYTES: Final = 268_435_456  # of answers in memory, over all connections, when it is looked
 
 MAX_LINE_BYTES: Final = 8190
 MAX_HEADERS: Final = 128
@@ -87,6 +90,16 @@ class Connection(RequestHandler):
         super().resume_writing()
         self._blocked_since_s = None  # some of it was taken
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Of answers that wait in memory for their caller to take them."""
+        return 0 if self._wire is None else self._wire.get_write_buffer_size()
+
+    @property
+    def blocked_since_s(self) -> float:
+        """When it was first seen that nothing could be sent on; never, if it was not."""
+        return inf if self._blocked_since_s is None else self._blocked_since_s
+
     def cut(self) -> None:
         """End it now, whatever has not been sent."""
         wire = self._wire
@@ -98,7 +111,7 @@ class Connection(RequestHandler):
         """Why it should be cut, if it should."""
         if self._wire is None:
             return None
-        if self._wire.get_write_buffer_size() == 0:
+        if self.unsent_bytes == 0:
             self._blocked_since_s = None
         elif self._blocked_since_s is None:
             self._blocked_since_s = now_s
@@ -164,14 +177,31 @@ class BoundedServer(web.Server):
         return True
 
     async def look_after(self) -> None:
-        """Cut those that keep us waiting, until cancelled."""
+        """Cut those that keep us waiting or hold too much, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            now_s = monotonic()
-            for one in self.connections:
-                if isinstance(one, Connection) and (reason := one.keeps_waiting(now_s)) is not None:
-                    log.info("api.connection_cut", reason=reason, address=one.address)
-                    one.cut()
+            try:
+                self._look()
+            except Exception:  # of ours, and no reason to bound nothing from now on
+                log.exception("api.unexpected")
+
+    def _look(self) -> None:
+        now_s = monotonic()
+        open_ones = [one for one in self.connections if isinstance(one, Connection)]
+        for one in open_ones:
+            if (reason := one.keeps_waiting(now_s)) is not None:
+                _cut(one, reason)
+        unsent_bytes = sum(one.unsent_bytes for one in open_ones)
+        for one in sorted(open_ones, key=lambda one: one.blocked_since_s):
+            if unsent_bytes <= MAX_UNSENT_BYTES:
+                return
+            unsent_bytes -= one.unsent_bytes
+            _cut(one, "too much is waiting to be taken")
+
+
+def _cut(connection: Connection, reason: str) -> None:
+    log.info("api.connection_cut", reason=reason, address=connection.address)
+    connection.cut()
 
 
 class BoundedRunner(web.AppRunner):
@@ -196,6 +226,7 @@ class BoundedRunner(web.AppRunner):
     async def _cleanup_server(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
+            await asyncio.wait([self._looking])
         await super()._cleanup_server()
 
 

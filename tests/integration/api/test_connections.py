@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
@@ -113,24 +113,49 @@ async def test_one_that_is_kept_is_closed_after_a_while(
         assert await kept.ended()
 
 
-async def test_an_answer_that_is_not_taken_ends_its_connection(api: ApiClient, store: Store) -> None:
+@contextmanager
+def deaf(api: ApiClient, ask: bytes) -> Iterator[None]:
+    """A caller that asks and takes nothing of the answers."""
+    host, port = api.url.removeprefix("http://").split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        client.sendall(ask)
+        yield
+
+
+async def _cut_for(lines: list[MutableMapping[str, Any]], reason: str) -> None:
+    async def cut() -> bool:
+        return reason in [line.get("reason") for line in lines]
+
+    await eventually(cut)
+
+
+async def _large_page(api: ApiClient, store: Store) -> bytes:
+    """What asks for a page of 4 MB."""
     async with store.transaction() as conn:
         for _ in range(20):
             await rows.add_event(conn, data=b'"' + b"x" * 200_000 + b'"')
-    host, port = api.url.removeprefix("http://").split(":")
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.setblocking(False)
-    asks = f"GET /v1/events HTTP/1.1\r\nHost: x\r\nX-API-Key: {api.key}\r\n\r\n".encode() * 3
-    with capture_logs() as lines, client:
-        await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
-        await asyncio.get_running_loop().sock_sendall(client, asks)
+    return f"GET /v1/events HTTP/1.1\r\nHost: x\r\nX-API-Key: {api.key}\r\n\r\n".encode()
 
-        async def cut() -> bool:
-            return "its answer was not taken" in [line.get("reason") for line in lines]
 
-        await eventually(cut)
+async def test_an_answer_that_is_not_taken_ends_its_connection(api: ApiClient, store: Store) -> None:
+    ask = await _large_page(api, store)
+    with capture_logs() as lines, deaf(api, ask * 3):
+        await _cut_for(lines, "its answer was not taken")
     assert (await api.call("GET", "/v1/events", limit=1)).status == 200
+
+
+async def test_answers_that_wait_in_memory_are_bounded_together(
+    database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_UNSENT_BYTES", 100_000)
+    monkeypatch.setattr(connections, "LOOK_S", 0.05)
+    async with running_api(api_settings(database_url), store) as api:
+        ask = await _large_page(api, store)
+        with capture_logs() as lines, deaf(api, ask * 3):
+            await _cut_for(lines, "too much is waiting to be taken")
+        assert (await api.call("GET", "/v1/events", limit=1)).status == 200
 
 
 async def test_one_more_connection_takes_the_place_of_the_one_that_waited_longest(
@@ -242,16 +267,6 @@ async def test_a_file_that_is_not_taken_ends_its_connection(
     monkeypatch.setattr(documentation, "FILE_S", 0.3)
     ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
     async with running_api(api_settings(database_url), store) as api:
-        host, port = api.url.removeprefix("http://").split(":")
-        client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.setblocking(False)
-        with client, capture_logs() as lines:
-            await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
-            await asyncio.get_running_loop().sock_sendall(client, ask * 20)
-
-            async def cut() -> bool:
-                return "a file was not taken" in [line.get("reason") for line in lines]
-
-            await eventually(cut)
+        with capture_logs() as lines, deaf(api, ask * 20):
+            await _cut_for(lines, "a file was not taken")
         assert (await api.call("GET", "/docs/swagger-ui-bundle.js")).status == 200
