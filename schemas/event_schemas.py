@@ -1,7 +1,7 @@
 """A JSON Schema that the data of events is checked against: read, compiled, and what is said of data that breaks it.
 
 What is told names the place in the data and the rule in the schema, and never a value: the place can hold names that
-the event's producer chose, so it is cut short.
+the event's producer chose, so it is cut short. Of a name that is twice in an object the last counts.
 """
 
 import json

@@ -71,7 +71,7 @@ def weigh(schema: object) -> Weight:
     """What a schema's checks cost. Raises InvalidInput that names what in it is not taken."""
     if not isinstance(schema, dict | bool):
         raise InvalidInput.of("schema", "must be a JSON Schema: an object, or true or false")
-    if isinstance(schema, dict) and schema.get("$schema", DIALECT) not in {DIALECT, f"{DIALECT}#"}:
+    if isinstance(schema, dict) and schema.get("$schema", DIALECT) not in (DIALECT, f"{DIALECT}#"):
         raise InvalidInput.of("schema.$schema", f"must be {DIALECT}, the one draft that is taken, or left out")
     scales = _Scales(schema)
     weight = scales.of(schema, "", ())

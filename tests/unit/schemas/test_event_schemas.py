@@ -1,6 +1,7 @@
 """What is said of data that breaks a schema: the place and the rule, and never a value."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import InvalidInput, Problem
 from schemas.event_schemas import EventSchema
+from schemas.json_schema import _FAR, _LISTS, _MAPS, _SINGLE, _STEPS, DIALECT
 
 SECRET = "s3cr3t"
 BROKEN: dict[str, tuple[Any, Any, str, str]] = {
@@ -101,6 +103,43 @@ def test_the_names_of_the_data_are_shown_short_and_printable() -> None:
     assert problem is not None
     assert problem.field.startswith("data.\\x1b\\n")
     assert len(problem.field) < 250
+
+
+KEYWORDS = (
+    *_SINGLE,
+    *_LISTS,
+    *_MAPS,
+    *_FAR,
+    *_STEPS,
+    "$schema",
+    "$ref",
+    "type",
+    "enum",
+    "required",
+    "dependentRequired",
+)
+ANYTHING = st.recursive(
+    st.sampled_from(
+        [None, True, 0, -1.5, 10**30, "", "#", "#/a", "#/$defs/a", "(", "a{2}", "string", DIALECT, "\ud83d\ude00"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYWORDS) | st.sampled_from(["a", "/", "~1", "("]), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYWORDS), ANYTHING, max_size=4), ANYTHING)
+def test_whatever_is_given_as_a_schema_is_taken_or_named(schema: Any, data: Any) -> None:
+    problem: Problem | None = None
+    try:
+        problem = fault(schema, data)
+    except InvalidInput as error:
+        (refused,) = error.problems
+        assert re.match(r"schema(\.|$)", refused.field)
+    assert problem is None or re.match(r"data(\.|$)", problem.field)
 
 
 LEAVES = st.sampled_from([{}, True, False, {"type": "string"}, {"const": 1}, {"enum": ["a", 2]}, {"maxLength": 1}])
