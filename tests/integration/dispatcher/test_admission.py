@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import cast
 
 import asyncpg
 import pytest
 
 from dispatcher.admission import Admission
-from dispatcher.burial import MESSAGE_ID_HEADER, Burials
+from dispatcher.burial import MESSAGE_ID_HEADER, TENANT_HEADER, Burials
 from dispatcher.heartbeat import Heartbeat
 from dispatcher.index import SubscriptionIndex
 from dispatcher.lanes import Claim, Lanes
@@ -17,8 +18,8 @@ from infra.broker.base import Broker, Outgoing, Received, ToDead
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.telemetry import Telemetry
-from schemas.errors import BrokerError, PublishRefused, PublishTimeout, StoreUnavailable
-from schemas.events import Unreadable
+from schemas.errors import BrokerError, Problem, PublishRefused, PublishTimeout, StoreUnavailable
+from schemas.events import Unreadable, build_event
 from schemas.messages import Message
 from tests.support.seed import Seed
 from tests.support.silent_broker import SilentBroker
@@ -259,3 +260,34 @@ class ForgetfulBroker:
         self.stored += [one.message for one in outgoing]
         late = len(self.stored) == len(outgoing)
         return [PublishTimeout("too late") if late else None] * len(outgoing)
+
+
+async def test_an_event_that_its_schema_refuses_is_buried_as_whose_it_is_and_as_nobody_else_says(
+    lanes: Lanes, telemetry: Telemetry
+) -> None:
+    """Also where its headers cannot be published with it. What is unreadable is nobody's, whatever its headers say."""
+    tried: list[Outgoing] = []
+
+    class Smaller:
+        async def publish_many(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[BrokerError | None]:
+            tried.extend(outgoing)
+            return [
+                PublishRefused("its headers fill a frame", unfit=True) if "x" in outgoing[0].message.headers else None
+            ]
+
+    handed = Handed()
+    handed.lanes = lanes
+    event, poison = (
+        Received(Message(body, headers={"x": 1, TENANT_HEADER: "another"}), "order.created", 0, False, None, None)
+        for body in (b"1", b"poison")
+    )
+    said = build_event(
+        type="order.created", data=b"1", external_id="1", source="s", time=datetime.now(UTC), tenant="acme"
+    )
+    async with asyncio.timeout(10), Burials(cast(Broker, Smaller()), telemetry, timeout_s=1) as burials:
+        burials.begin_invalid(handed, [(event, said, Problem("data", "must be text"))])
+    async with asyncio.timeout(10), Burials(cast(Broker, Smaller()), telemetry, timeout_s=1) as burials:
+        burials.begin(handed, [(poison, Unreadable("body", "must be JSON"))])
+    assert [one.to for one in tried] == [ToDead("invalid")] * 2 + [ToDead("unreadable")] * 2
+    assert [one.message.headers.get(TENANT_HEADER) for one in tried] == ["acme", "acme", None, None]
+    assert handed.acked == [b"1", b"poison"]
