@@ -22,15 +22,14 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true, union_all
-from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy import ColumnElement, Select, select, true, union_all
 
 from infra.store import tables
 from infra.store.attempts import AttemptedFilter, attempted_conditions
 from infra.store.deliveries import DeliveryRow
 from infra.store.history import DeliveryFilter, time_conditions
 from infra.store.owners import Owned, tenant_of
-from infra.store.query import Page, columns, fetch
+from infra.store.query import PLAN_ANEW, Page, behind, columns, fetch, sought
 from schemas.deliveries import Status
 from schemas.ids import keys_alike
 
@@ -44,10 +43,6 @@ _AMID_OTHERS: Final = 2
 GIVEN_UP: Final = frozenset({Status.DEAD, Status.CANCELED})
 
 _COUNT_OWNERS: Final = "SELECT count(*) FROM (SELECT FROM subscriptions WHERE tenant = $1 LIMIT $2) AS theirs"
-
-# A plan that is kept knows neither the bounds of a time range nor a LIMIT: it takes the one for half a percent of the
-# table and the other for a tenth of what there is, and sorts instead of reading in order.
-PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 
 
 async def list_page(
@@ -67,20 +62,14 @@ async def list_page(
         in_index = _in_the_index(wanted, by_replay=by_replay)
         most = limit + 1 if in_index else _share(scanned_rows, wanted, owners, least=limit + 1)
         stream = _stream(wanted.deliveries, owners, after, most, by_replay=by_replay)
-        records = await fetch(conn, _sought(stream, attempted_conditions(wanted), most).limit(limit + 2))
+        records = await fetch(conn, sought(stream, attempted_conditions(wanted), most).limit(limit + 2))
     looked_at = [record for record in records if record["place"] < most]
     found = [record for record in looked_at if record["sought"]]
     rows = [_row(record) for record in found[:limit]]
     if len(found) > limit:
         return Page(rows, rows[-1].id)
     more = len(records) > len(looked_at)
-    return Page(rows, _behind(looked_at[-1], records[-1]["id"]) if more else None)
-
-
-def _behind(last: asyncpg.Record, following: UUID) -> UUID:
-    """Where to go on between two rows: at the first if it is shown, else halfway, which tells neither's key."""
-    key: UUID = last["id"]
-    return key if last["sought"] else UUID(int=(key.int + following.int) // 2 + 1)
+    return Page(rows, behind(looked_at[-1], records[-1]["id"]) if more else None)
 
 
 def _in_the_index(wanted: AttemptedFilter, *, by_replay: bool) -> bool:
@@ -161,18 +150,6 @@ def _part(conditions: Sequence[ColumnElement[bool]], owner: str | None, most: in
     its = rows.where(table.c.subscription_id == owners.c.id, *conditions).order_by(table.c.id.desc()).limit(most)
     theirs = its.lateral("theirs")
     return select(theirs).select_from(owners.join(theirs, true())).order_by(theirs.c.id.desc()).limit(most)
-
-
-def _sought(stream: Select[Any], conditions: Sequence[ColumnElement[bool]], most: int) -> Select[Any]:
-    """Of a stream what keeps to the conditions; and whatever stands at its end and before, where the looking ends."""
-    numbered = stream.subquery("numbered")
-    place = func.row_number().over(order_by=numbered.c.id.desc()).label("place")
-    scanned = select(numbered, place).subquery("scanned")
-    # The conditions are of the table's columns; here those of the rows that were looked at stand for them.
-    of_scanned = ClauseAdapter(scanned)
-    kept = and_(true(), *(of_scanned.traverse(condition) for condition in conditions))
-    statement = select(scanned, kept.label("sought")).where(or_(kept, scanned.c.place >= most - 1))
-    return statement.order_by(scanned.c.id.desc())
 
 
 def _row(record: asyncpg.Record) -> DeliveryRow:

@@ -14,10 +14,11 @@ from sqlalchemy import ColumnElement, Table, exists, func, select
 
 from infra.store import tables
 from infra.store.outcomes import Missing
-from infra.store.query import Page, columns, equal, fetch
+from infra.store.query import PLAN_ANEW, Page, behind, columns, equal, fetch, sought
 from schemas.ids import first_key_at, keys_alike, least_key_after
 
 MAX_PAGE_BYTES: Final = 4_194_304
+SCANNED_EVENTS: Final = 100_000  # for a page of a filter; no index but that by id stands on events
 
 _KNOWN_EVENT = """
 SELECT event_id, digest FROM event_keys
@@ -124,31 +125,48 @@ class EventFilter:
 
 
 async def list_events(
-    conn: asyncpg.Connection, wanted: EventFilter, *, after: UUID | None, limit: int
+    conn: asyncpg.Connection, wanted: EventFilter, *, after: UUID | None, limit: int, scanned_rows: int = SCANNED_EVENTS
 ) -> Page[EventRow]:
-    """Events, newest first. A page is bounded in bytes of data too: it may be short of `limit` with more to come."""
+    """Events, newest first. A page is bounded in bytes of data, and in the rows that are looked at for it.
+
+    So it may be short of `limit` with more to come, and even empty.
+    """
     table = tables.events
-    conditions = [
-        *equal(
-            (table.c.tenant, wanted.tenant),
-            (table.c.type, wanted.type),
-            (table.c.source, wanted.source),
-            (table.c.external_id, wanted.external_id),
-        ),
-        *time_conditions(table, wanted.created),
-    ]
-    # First the sizes, which PostgreSQL knows without reading the data.
-    sizes = select(table.c.id, func.octet_length(table.c.data).label("size_bytes")).where(*conditions)
+    conditions = equal(
+        (table.c.tenant, wanted.tenant),
+        (table.c.type, wanted.type),
+        (table.c.source, wanted.source),
+        (table.c.external_id, wanted.external_id),
+    )
+    bounds = time_conditions(table, wanted.created)
     if after is not None:
-        sizes = sizes.where(table.c.id < after)
-    found = await fetch(conn, sizes.order_by(table.c.id.desc()).limit(limit + 1))
+        bounds.append(table.c.id < after)
+    most = max(scanned_rows, limit + 1) if conditions else limit + 1
+    # First the sizes, which PostgreSQL knows without reading the data.
+    size = func.octet_length(table.c.data).label("size_bytes")
+    stream = select(table.c.id, table.c.tenant, table.c.type, table.c.source, table.c.external_id, size)
+    stream = stream.where(*bounds).order_by(table.c.id.desc()).limit(most)
+    async with conn.transaction():
+        await conn.execute(PLAN_ANEW)
+        records = await fetch(conn, sought(stream, conditions, most).limit(limit + 2))
+    looked_at = [record for record in records if record["place"] < most]
+    found = [record for record in looked_at if record["sought"]]
     shown = within([record["size_bytes"] for record in found], most_rows=limit, most_bytes=MAX_PAGE_BYTES)
-    if not shown:
-        return Page([], None)
     ids = [record["id"] for record in found[:shown]]
+    if len(found) > shown:
+        next_after = ids[-1]
+    else:
+        next_after = behind(looked_at[-1], records[-1]["id"]) if len(records) > len(looked_at) else None
+    return Page(await _events(conn, ids), next_after)
+
+
+async def _events(conn: asyncpg.Connection, ids: Sequence[UUID]) -> list[EventRow]:
+    """The events with these ids, which are in falling order."""
+    if not ids:
+        return []
+    table = tables.events
     statement = select(*columns(table, EventRow)).where(table.c.id.in_(ids), table.c.id.between(ids[-1], ids[0]))
-    records = await fetch(conn, statement.order_by(table.c.id.desc()))
-    return Page([EventRow(**record) for record in records], ids[-1] if len(found) > shown else None)
+    return [EventRow(**record) for record in await fetch(conn, statement.order_by(table.c.id.desc()))]
 
 
 def within(sizes_bytes: Sequence[int], *, most_rows: int, most_bytes: int) -> int:

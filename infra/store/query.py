@@ -6,14 +6,19 @@ SQL beside the function that runs it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import Column, ColumnElement, Dialect, Select, Table, select
+from sqlalchemy import Column, ColumnElement, Dialect, Select, Table, and_, func, or_, select, true
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
+from sqlalchemy.sql.util import ClauseAdapter
 
 Row = TypeVar("Row")
+
+# A plan that is kept knows neither the bounds of a time range nor a LIMIT: it takes the one for half a percent of the
+# table and the other for a tenth of what there is, and sorts instead of reading in order.
+PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 
 _DIALECT: Dialect = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
 
@@ -63,6 +68,24 @@ async def fetch_page(
     records = await fetch(conn, statement)
     rows = [row_type(**record) for record in records[:limit]]
     return Page(rows, records[limit - 1]["id"] if len(records) > limit else None)
+
+
+def sought(stream: Select[Any], conditions: Sequence[ColumnElement[bool]], most: int) -> Select[Any]:
+    """Of a stream what keeps to the conditions; and whatever stands at its end and before, where the looking ends."""
+    numbered = stream.subquery("numbered")
+    place = func.row_number().over(order_by=numbered.c.id.desc()).label("place")
+    scanned = select(numbered, place).subquery("scanned")
+    # The conditions are of the table's columns; here those of the rows that were looked at stand for them.
+    of_scanned = ClauseAdapter(scanned)
+    kept = and_(true(), *(of_scanned.traverse(condition) for condition in conditions))
+    statement = select(scanned, kept.label("sought")).where(or_(kept, scanned.c.place >= most - 1))
+    return statement.order_by(scanned.c.id.desc())
+
+
+def behind(last: asyncpg.Record, following: UUID) -> UUID:
+    """Where to go on between two rows: at the first if it is shown, else halfway, which tells neither's key."""
+    key: UUID = last["id"]
+    return key if last["sought"] else UUID(int=(key.int + following.int) // 2 + 1)
 
 
 def columns(table: Table, row_type: type[Any]) -> list[Column[Any]]:

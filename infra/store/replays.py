@@ -14,10 +14,10 @@ from sqlalchemy import and_, func, or_, select, true
 from sqlalchemy.sql.util import ClauseAdapter
 
 from infra.store import deliveries, tables
-from infra.store.delivery_pages import GIVEN_UP, PLAN_ANEW
+from infra.store.delivery_pages import GIVEN_UP
 from infra.store.history import DeliveryFilter, TimeRange, delivery_conditions, time_conditions
 from infra.store.outcomes import Missing, Refused
-from infra.store.query import Page, column_list, equal, fetch, fetch_page, fetch_value
+from infra.store.query import PLAN_ANEW, Page, column_list, equal, fetch, fetch_page, fetch_value
 from schemas.ids import SUBSCRIPTION, parse_id, public_id
 
 SCANNED_ROWS: Final = 10_000  # that a step looks at, however few of them are wanted

@@ -177,6 +177,28 @@ async def test_a_page_of_events_is_bounded_in_bytes_and_loses_none(
     assert [len(page_of) for page_of in shown] == [1, 2, 1, 2, 2]
 
 
+async def test_a_page_of_a_tenants_events_looks_at_so_many_of_all_and_its_cursor_is_none_of_anothers(
+    store: Store,
+) -> None:
+    async with store.transaction() as conn:
+        keys = [
+            (tenant, await rows.add_event(conn, at=NOW - timedelta(seconds=n), tenant=tenant))
+            for n, tenant in enumerate(["other"] * 5 + ["acme", "other", "acme"] + ["other"] * 9 + ["acme"])
+        ]
+        shown: list[list[UUID]] = []
+        cursors: list[UUID | None] = []
+        while not cursors or cursors[-1] is not None:
+            page = await history.list_events(
+                conn, EventFilter(tenant="acme"), after=cursors[-1] if cursors else None, limit=2, scanned_rows=4
+            )
+            shown.append([row.id for row in page.rows])
+            cursors.append(page.next_after)
+    acmes = [key for tenant, key in keys if tenant == "acme"]
+    assert [key for page_of in shown for key in page_of] == acmes
+    assert [len(page_of) for page_of in shown] == [0, 1, 1, 0, 0, 1]
+    assert {key for _, key in keys}.intersection(filter(None, cursors)) <= set(acmes)
+
+
 async def test_attempts_are_the_deliverys_own_in_order_and_at_most_the_latest(store: Store) -> None:
     async with store.transaction() as conn:
         subscription = (await rows.add_subscription(conn)).id
