@@ -1,7 +1,7 @@
 """Attempts: lists of them over all deliveries, one of them, and what is asked of deliveries by their attempts.
 
 No index but that by delivery stands on `attempts`, which every POST adds a row to. What is asked for besides is found
-by reading from the newest one down; whoever asks bounds how long that may take.
+by reading from the newest one down, so many of them for a page.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,11 @@ from sqlalchemy.dialects import postgresql
 from infra.store import tables
 from infra.store.history import ANY_TIME, AttemptRow, DeliveryFilter, TimeRange, delivery_conditions, time_conditions
 from infra.store.outcomes import Missing
-from infra.store.query import Page, columns, equal, fetch, fetch_page
+from infra.store.query import PLAN_ANEW, Page, columns, equal, fetch, looked_page, sought
 from schemas.deliveries import StatusClass
 from schemas.ids import CLOCKS_APART_MS, least_key_after
+
+SCANNED_ROWS: Final = 20_000  # for a page of a filter: each costs a look at its delivery, too
 
 _CLOCKS_APART: Final = timedelta(milliseconds=CLOCKS_APART_MS)
 _NO_ANSWER: Final = 0  # in place of a status
@@ -64,20 +66,33 @@ class AttemptedFilter:
 
 
 async def list_page(
-    conn: asyncpg.Connection, wanted: AttemptFilter, *, after: UUID | None, limit: int
+    conn: asyncpg.Connection,
+    wanted: AttemptFilter,
+    *,
+    after: UUID | None,
+    limit: int,
+    scanned_rows: int = SCANNED_ROWS,
 ) -> Page[AttemptRow]:
+    """Attempts, newest first. A page looks at so many rows: it may be short of `limit` with more to come, or empty."""
     table, of = tables.attempts, tables.deliveries
-    conditions = equal((table.c.delivery_id, wanted.delivery_id), (table.c.outcome, wanted.outcome))
+    bounds = [*equal((table.c.delivery_id, wanted.delivery_id)), *time_conditions(table, wanted.started)]
     if wanted.delivery_id is not None:  # an attempt is made after its delivery
-        conditions.append(table.c.id >= least_key_after(wanted.delivery_id))
+        bounds.append(table.c.id >= least_key_after(wanted.delivery_id))
+    if after is not None:
+        bounds.append(table.c.id < after)
+    conditions = equal((table.c.outcome, wanted.outcome))
     if wanted.status_class is not None:
         conditions.append(_in_class(func.coalesce(table.c.status_code, _NO_ANSWER), wanted.status_class))
     theirs = equal((of.c.subscription_id, wanted.subscription_id), (of.c.tenant, wanted.tenant))
     if theirs:
         before = TimeRange(before=wanted.started.before and wanted.started.before + _CLOCKS_APART)
         conditions.append(exists().where(of.c.id == table.c.delivery_id, *theirs, *time_conditions(of, before)))
-    conditions += time_conditions(table, wanted.started)
-    return await fetch_page(conn, table, AttemptRow, conditions, after=after, limit=limit)
+    most = max(scanned_rows, limit + 1) if conditions else limit + 1
+    stream = select(*columns(table, AttemptRow)).where(*bounds).order_by(table.c.id.desc()).limit(most)
+    async with conn.transaction():
+        await conn.execute(PLAN_ANEW)
+        records = await fetch(conn, sought(stream, conditions, most).limit(limit + 2))
+    return looked_page(records, AttemptRow, limit=limit, most=most)
 
 
 async def get(conn: asyncpg.Connection, attempt_id: UUID) -> AttemptRow | Missing:

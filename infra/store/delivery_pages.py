@@ -29,7 +29,7 @@ from infra.store.attempts import AttemptedFilter, attempted_conditions
 from infra.store.deliveries import DeliveryRow
 from infra.store.history import DeliveryFilter, time_conditions
 from infra.store.owners import Owned, tenant_of
-from infra.store.query import PLAN_ANEW, Page, behind, columns, fetch, sought
+from infra.store.query import PLAN_ANEW, Page, columns, fetch, looked_page, sought
 from schemas.deliveries import Status
 from schemas.ids import keys_alike
 
@@ -63,13 +63,7 @@ async def list_page(
         most = limit + 1 if in_index else _share(scanned_rows, wanted, owners, least=limit + 1)
         stream = _stream(wanted.deliveries, owners, after, most, by_replay=by_replay)
         records = await fetch(conn, sought(stream, attempted_conditions(wanted), most).limit(limit + 2))
-    looked_at = [record for record in records if record["place"] < most]
-    found = [record for record in looked_at if record["sought"]]
-    rows = [_row(record) for record in found[:limit]]
-    if len(found) > limit:
-        return Page(rows, rows[-1].id)
-    more = len(records) > len(looked_at)
-    return Page(rows, behind(looked_at[-1], records[-1]["id"]) if more else None)
+    return looked_page(records, DeliveryRow, limit=limit, most=most)
 
 
 def _in_the_index(wanted: AttemptedFilter, *, by_replay: bool) -> bool:
@@ -150,9 +144,3 @@ def _part(conditions: Sequence[ColumnElement[bool]], owner: str | None, most: in
     its = rows.where(table.c.subscription_id == owners.c.id, *conditions).order_by(table.c.id.desc()).limit(most)
     theirs = its.lateral("theirs")
     return select(theirs).select_from(owners.join(theirs, true())).order_by(theirs.c.id.desc()).limit(most)
-
-
-def _row(record: asyncpg.Record) -> DeliveryRow:
-    values = dict(record)
-    del values["place"], values["sought"]
-    return DeliveryRow(**values)

@@ -82,6 +82,18 @@ def sought(stream: Select[Any], conditions: Sequence[ColumnElement[bool]], most:
     return statement.order_by(scanned.c.id.desc())
 
 
+def looked_page(records: Sequence[asyncpg.Record], row_type: type[Row], *, limit: int, most: int) -> Page[Row]:
+    """The page that `sought` found, of which `limit + 2` records were read."""
+    looked_at = [record for record in records if record["place"] < most]
+    found = [record for record in looked_at if record["sought"]]
+    names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
+    rows = [row_type(**{name: record[name] for name in names}) for record in found[:limit]]
+    if len(found) > limit:
+        return Page(rows, found[limit - 1]["id"])
+    more = len(records) > len(looked_at)
+    return Page(rows, behind(looked_at[-1], records[-1]["id"]) if more else None)
+
+
 def behind(last: asyncpg.Record, following: UUID) -> UUID:
     """Where to go on between two rows: at the first if it is shown, else halfway, which tells neither's key."""
     key: UUID = last["id"]

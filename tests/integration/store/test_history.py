@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
-from infra.store import delivery_pages, history, partitions, tables
-from infra.store.attempts import AttemptedFilter
+from infra.store import attempts, delivery_pages, history, partitions, tables
+from infra.store.attempts import AttemptedFilter, AttemptFilter
 from infra.store.deliveries import DeliveryRow
 from infra.store.history import DeliveryFilter, EventFilter, EventRow, KnownEvent, TimeRange
 from infra.store.outcomes import Missing
@@ -197,6 +197,28 @@ async def test_a_page_of_a_tenants_events_looks_at_so_many_of_all_and_its_cursor
     assert [key for page_of in shown for key in page_of] == acmes
     assert [len(page_of) for page_of in shown] == [0, 1, 1, 0, 0, 1]
     assert {key for _, key in keys}.intersection(filter(None, cursors)) <= set(acmes)
+
+
+async def test_a_page_of_a_tenants_attempts_looks_at_so_many_of_all(store: Store) -> None:
+    async with store.transaction() as conn:
+        deliveries = {
+            tenant: await rows.add_delivery(
+                conn, (await rows.add_subscription(conn, tenant=tenant)).id, "retrying", tenant=tenant
+            )
+            for tenant in ("acme", "other")
+        }
+        made = [await rows.add_attempt(conn, deliveries[of]) for of in ["acme"] + ["other"] * 7 + ["acme", "other"] * 2]
+        acmes = [made[10], made[8], made[0]]
+        for wanted in (AttemptFilter(tenant="acme"), AttemptFilter(delivery_id=deliveries["acme"], outcome="retry")):
+            found: list[UUID] = []
+            after, cursors = None, set[UUID]()
+            while after is not None or not cursors:
+                page = await attempts.list_page(conn, wanted, after=after, limit=2, scanned_rows=3)
+                found += [row.id for row in page.rows]
+                after = page.next_after
+                cursors.add(after or UUID(int=0))
+            assert found == acmes
+            assert cursors.intersection(made) <= set(acmes)
 
 
 async def test_attempts_are_the_deliverys_own_in_order_and_at_most_the_latest(store: Store) -> None:
