@@ -30,6 +30,7 @@ from sqlalchemy.dialects import postgresql
 from infra.store import tables
 from infra.store.history import ANY_TIME, AttemptRow, DeliveryFilter, TimeRange, delivery_conditions, time_conditions
 from infra.store.outcomes import Missing
+from infra.store.owners import Owned, tenant_of
 from infra.store.query import PLAN_ANEW, Page, columns, equal, fetch, looked_page, sought
 from schemas.deliveries import StatusClass
 from schemas.ids import CLOCKS_APART_MS, least_key_after
@@ -91,8 +92,16 @@ async def list_page(
     stream = select(*columns(table, AttemptRow)).where(*bounds).order_by(table.c.id.desc()).limit(most)
     async with conn.transaction():
         await conn.execute(PLAN_ANEW)
+        if await _of_anothers_delivery(conn, wanted):
+            return Page([], None)  # whatever number of them there is
         records = await fetch(conn, sought(stream, conditions, most).limit(limit + 2))
     return looked_page(records, AttemptRow, limit=limit, most=most)
+
+
+async def _of_anothers_delivery(conn: asyncpg.Connection, wanted: AttemptFilter) -> bool:
+    if wanted.tenant is None or wanted.delivery_id is None:
+        return False
+    return await tenant_of(conn, Owned.DELIVERY, wanted.delivery_id) != wanted.tenant
 
 
 async def get(conn: asyncpg.Connection, attempt_id: UUID) -> AttemptRow | Missing:

@@ -1,5 +1,6 @@
 """Lists: newest first, complete while rows come and go, bounded, and answered from the right partitions."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -218,6 +219,9 @@ async def test_a_page_of_a_tenants_attempts_looks_at_so_many_of_all(store: Store
                 after = page.next_after
                 cursors.add(after or UUID(int=0))
             assert found == acmes
+            theirs = replace(wanted, tenant="acme", delivery_id=deliveries["other"])
+            page = await attempts.list_page(conn, theirs, after=None, limit=1, scanned_rows=2)
+            assert (page.rows, page.next_after) == ([], None)
             assert cursors.intersection(made) <= set(acmes)
 
 
