@@ -24,6 +24,7 @@ from consumer_api.queries import SubscriptionsQuery
 from consumer_api.reading import read_json, read_query
 from consumer_api.route import Route
 from consumer_api.sealing import live_secrets, opened, seal_auth, seal_headers, seal_secrets, seal_tls
+from consumer_api.searching import searching
 from consumer_api.signing import check_number, first_secrets, missing
 from consumer_api.subscription_views import SubscriptionView
 from consumer_api.views import ReplayView
@@ -95,7 +96,7 @@ def routes() -> list[Route]:
             scope=Scope.REPLAYS_WRITE,
             body=Recovery,
             answers={202: ReplayView},
-            errors=_CONFLICT,
+            errors=(*_CONFLICT, ErrorCode.QUERY_TOO_BROAD),
         ),
     ]
 
@@ -206,7 +207,7 @@ async def recover(request: web.Request) -> web.Response:
     now, settings = datetime.now(UTC), request.app[SETTINGS]
     dead = wanted.wanted(subscription_id, now=now, retention=timedelta(days=settings.retention_days))
     max_per_s = wanted.max_per_s or settings.replay_max_per_s
-    async with request.app[STORE].transaction() as conn:
+    async with searching(request, narrow_by="since and until") as conn:
         row = done(await subscriptions.get(conn, subscription_id), "subscription")
         if row.state != State.ENABLED:
             raise conflict(f"the subscription is {row.state}; only an enabled one can recover what failed")

@@ -317,6 +317,7 @@ dead_letters = Table(
     UniqueConstraint("identity", name="one_dead_letter_a_message"),
     Index("dead_letters_unpublished", "id", postgresql_where=text("kind = 'delivery' AND published_at IS NULL")),
     Index("dead_letters_by_subscription", "subscription_id", "id"),
+    Index("dead_letters_by_tenant", "tenant", "id"),  # a tenant's key lists its own, however many others have
     # Messages that are tied to an event: what conflicts with it. Few.
     Index(
         "dead_letters_of_event",

@@ -15,6 +15,7 @@ STATEMENTS: tuple[str, ...] = (
     CREATE INDEX dead_letters_of_event ON dead_letters (event_id)
         WHERE event_id IS NOT NULL AND kind <> 'delivery'
     """,
+    "CREATE INDEX dead_letters_by_tenant ON dead_letters (tenant, id)",
 )
 
 

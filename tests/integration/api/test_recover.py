@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from uuid_utils.compat import uuid7
 
+from consumer_api import searching
 from infra.store.store import Store
 from schemas.ids import DELIVERY, SUBSCRIPTION, first_key_at, parse_id, public_id
 from tests.support import rows
@@ -155,3 +157,15 @@ async def test_an_event_of_a_type_that_is_hookhares_own_is_refused(api: ApiClien
     answer = await api.call("POST", "/v1/events", {"type": "hookhare.delivery.dead", "data": {}})
     assert (answer.status, answer.code) == (400, "validation_failed")
     assert answer.fields == {"type": "must not begin with the word hookhare: it is for its own events"}
+
+
+async def test_what_takes_too_long_to_count_is_told_to_be_narrowed(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await _subscription(store)
+    monkeypatch.setattr(searching, "SEARCH_TIMEOUT_MS", 50)
+    async with store.transaction() as conn:
+        await conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+        answer = await api.call("POST", _path(key), {"since": _ago(HOUR)})
+    assert (answer.status, answer.code) == (422, "query_too_broad")
+    assert (await api.get("/v1/replays"))["data"] == []
