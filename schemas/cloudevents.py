@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from schemas.events import CLOUDEVENTS_JSON, JSON, SPEC_VERSION
+from schemas.event_envelopes import CLOUDEVENTS_JSON, SPEC_VERSION
+from schemas.events import JSON
 
 STRUCTURED: Final = f"{CLOUDEVENTS_JSON}; charset=utf-8"
 BINARY: Final = JSON

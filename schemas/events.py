@@ -2,24 +2,9 @@
 
 `read_event` turns a message into an `Event` or an `Unreadable`; it never raises and never guesses at content. An
 event's `data` is the slice of bytes that came, not parsed and written again: 12345678901234567890123 stays what it is.
-
-How a message is read, the first that fits:
-
-1. Structured mode: the content type is `application/cloudevents+json`. The body is a CloudEvents envelope.
-2. Binary mode: there are headers with the prefix `cloudEvents:` or `cloudEvents_`. The body is the data.
-3. With the AMQP property `type`: the body is an envelope if it has `data` and no member that an envelope does not have.
-   Otherwise all of it is the data. (`headers` is no member of an envelope here: `{"type", "headers", "data"}` is more
-   likely what somebody wants delivered. `hookhareheaders` is one.)
-4. Structured mode without its content type: a JSON object with `specversion` and `type`.
-5. A JSON object with `type`, `data`, and no member that an envelope does not have.
-
-What is missing is filled from the AMQP properties `message_id` (id), `type`, `timestamp` (time) and `app_id` (source),
-then with defaults. Without `data`, a CloudEvent's data is `null`: CloudEvents allows it to be absent, and a webhook's
-body always has it. Plain JSON without `data` is unreadable, since there it is more likely a mistake.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,7 +15,8 @@ import msgspec
 from schemas.dataschema import ATTRIBUTE as DATASCHEMA
 from schemas.dataschema import dataschema_of, named_version
 from schemas.errors import InvalidInput, Problem
-from schemas.event_headers import ATTRIBUTE, MEMBER, event_headers_fault, told_headers, write_event_headers
+from schemas.event_envelopes import SPEC_VERSION, Found, attributes_of
+from schemas.event_headers import ATTRIBUTE, event_headers_fault, told_headers, write_event_headers
 from schemas.fields import (
     OPERATIONAL_WORD,
     id_fault,
@@ -44,31 +30,17 @@ from schemas.fields import (
     type_fault,
 )
 from schemas.messages import HeaderValue, Message
-from schemas.raw_json import json_fault, members
+from schemas.raw_json import json_fault
 
-CLOUDEVENTS_JSON: Final = "application/cloudevents+json"
 JSON: Final = "application/json"
 DEFAULT_TENANT: Final = "default"
 UNKNOWN_SOURCE: Final = "unknown"
 ACCEPTED_MS_HEADER: Final = "hookhare-accepted-ms"
 TRACEPARENT_HEADER: Final = "traceparent"
 
-SPEC_VERSION: Final = "1.0"
-# The AMQP binding has the colon; the underscore is what producers use where a colon is not allowed in a name. First
-# wins.
-_PREFIXES: Final = ("cloudEvents:", "cloudEvents_")
-_ENVELOPE: Final = frozenset(
-    {"specversion", "id", "source", "type", "time", "subject", "tenant", "traceparent", "tracestate"}
-    | {"datacontenttype", "dataschema", "data", "data_base64", ATTRIBUTE}
-)
-_PLAIN: Final = _ENVELOPE | {MEMBER}
-
 # How far the time of acceptance may be from now: it becomes part of the event's key, which names its day's partition.
 _OLDEST_ACCEPTED: Final = timedelta(hours=24)
 _NEWEST_ACCEPTED: Final = timedelta(minutes=5)
-
-_INTEGER: Final = re.compile(rb"-?[0-9]{1,20}")
-_JSON_TYPE: Final = re.compile(r"[^/\s]+/(?:[^/\s;]+\+)?json", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,97 +167,14 @@ def read_event(message: Message, *, now: datetime, fresh_id: str, max_bytes: int
     if len(message.body) > max_bytes:
         return Unreadable("body", f"must be at most {max_bytes} bytes, and has {len(message.body)}")
     try:
-        found = _attributes(message)
+        found = attributes_of(message)
         return _event(found, message, now=now, fresh_id=fresh_id)
     except InvalidInput as error:
         problem = error.problems[0]
         return Unreadable(problem.field, problem.message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The attributes as text, by name, and the data; what a message said, before defaults and rules."""
-
-    attributes: Mapping[str, str]
-    data: bytes
-
-
-def _attributes(message: Message) -> _Found:
-    media_type = (message.content_type or "").partition(";")[0].strip().lower()
-    if media_type.startswith("application/cloudevents"):
-        if media_type != CLOUDEVENTS_JSON:
-            raise InvalidInput.of(
-                "content_type", f"must be {CLOUDEVENTS_JSON}, the only format of CloudEvents that is read"
-            )
-        return _structured(_members(message.body))
-    if binary := _binary_attributes(message.headers):
-        return _binary(binary, media_type, message.body)
-    body = _checked("body", message.body)
-    envelope = members(body)
-    if message.type:
-        if envelope is not None and "data" in envelope and envelope.keys() <= _ENVELOPE:
-            return _plain(envelope)
-        return _Found({}, body)
-    if envelope is None or "type" not in envelope:
-        raise InvalidInput.of(
-            "type", "is required: as a CloudEvents attribute, the AMQP property type, or a member of the body"
-        )
-    return _structured(envelope) if "specversion" in envelope else _plain(envelope)
-
-
-def _structured(envelope: Mapping[str, bytes]) -> _Found:
-    if _text_of_json("specversion", envelope.get("specversion", b"null")) != SPEC_VERSION:
-        raise InvalidInput.of("specversion", f'must be "{SPEC_VERSION}"')
-    return _enveloped(envelope, data=envelope.get("data", b"null"))
-
-
-def _plain(envelope: Mapping[str, bytes]) -> _Found:
-    if "data" not in envelope:
-        raise InvalidInput.of("data", "is required")
-    if unknown := envelope.keys() - _PLAIN:
-        name = ascii(min(unknown))[:80]  # whatever it is, in a form that any log and database takes
-        raise InvalidInput.of(
-            "body", f"must not have a member {name} next to data: what is to be delivered belongs into data"
-        )
-    if _text_of_json("specversion", envelope.get("specversion", b"null")) not in {None, SPEC_VERSION}:
-        raise InvalidInput.of("specversion", f'must be "{SPEC_VERSION}"')
-    found = _enveloped(envelope, data=envelope["data"])
-    headers = envelope.get(MEMBER, b"null")
-    return found if headers == b"null" else _Found({**found.attributes, MEMBER: headers.decode()}, found.data)
-
-
-def _enveloped(envelope: Mapping[str, bytes], *, data: bytes) -> _Found:
-    if envelope.get("data_base64", b"null") != b"null":
-        raise InvalidInput.of("data_base64", "is not supported: data must be JSON")
-    texts = {name: _text_of_json(name, raw) for name, raw in envelope.items() if name in _READ}
-    attributes = {name: text for name, text in texts.items() if text is not None}
-    _require_json_type(attributes.get("datacontenttype"), "datacontenttype")
-    return _Found(attributes, data)
-
-
-def _binary_attributes(headers: Mapping[str, HeaderValue]) -> dict[str, HeaderValue]:
-    found: dict[str, HeaderValue] = {}
-    for prefix in _PREFIXES:
-        for name, value in headers.items():
-            if name.startswith(prefix):
-                found.setdefault(name.removeprefix(prefix), value)
-    return found
-
-
-def _binary(headers: Mapping[str, HeaderValue], media_type: str, body: bytes) -> _Found:
-    texts = {name: _text_of_header(name, value) for name, value in headers.items() if name in _READ}
-    attributes = {name: text for name, text in texts.items() if text is not None}
-    if attributes.get("specversion") != SPEC_VERSION:
-        raise InvalidInput.of("specversion", f'must be "{SPEC_VERSION}"')
-    _require_json_type(media_type or None, "content_type")
-    _require_json_type(attributes.get("datacontenttype"), "datacontenttype")
-    return _Found(attributes, _checked("data", body) if body else b"null")
-
-
-_READ: Final = frozenset(_ENVELOPE - {"data", "data_base64", "tracestate"})
-
-
-def _event(found: _Found, message: Message, *, now: datetime, fresh_id: str) -> Event:
+def _event(found: Found, message: Message, *, now: datetime, fresh_id: str) -> Event:
     told = found.attributes
     kind = _ruled(type_fault, ("type", told.get("type")), ("AMQP type", message.type))
     if kind is None:
@@ -353,52 +242,6 @@ def _traceparent(headers: Mapping[str, HeaderValue], told: Mapping[str, str]) ->
     header = headers.get(TRACEPARENT_HEADER)
     text = header.decode("latin-1") if isinstance(header, bytes) else header
     return next((it for it in (text, told.get("traceparent")) if isinstance(it, str) and is_traceparent(it)), None)
-
-
-def _text_of_header(name: str, value: object) -> str | None:
-    """A header's value in CloudEvents' canonical text form; None for unset."""
-    match value:
-        case None | str():
-            return value
-        case bool():
-            return "true" if value else "false"
-        case int() if abs(value) < 1 << 64:
-            return str(value)
-        case bytes():
-            try:
-                return value.decode()
-            except UnicodeDecodeError:
-                pass
-    raise InvalidInput.of(name, "must be text")
-
-
-def _text_of_json(name: str, raw: bytes) -> str | None:
-    """An attribute's JSON value as text; None for null, which CloudEvents has mean unset. Integers are written out."""
-    if raw == b"null":
-        return None
-    if _INTEGER.fullmatch(raw):
-        return raw.decode()
-    if raw.startswith(b'"'):
-        return msgspec.json.decode(raw, type=str)
-    raise InvalidInput.of(name, "must be a string")
-
-
-def _require_json_type(media_type: str | None, field: str) -> None:
-    if media_type is not None and not _JSON_TYPE.fullmatch(media_type.partition(";")[0].strip()):
-        raise InvalidInput.of(field, "must be application/json, or another media type of JSON: data must be JSON")
-
-
-def _members(body: bytes) -> dict[str, bytes]:
-    envelope = members(_checked("body", body))
-    if envelope is None:
-        raise InvalidInput.of("body", "must be a JSON object")
-    return envelope
-
-
-def _checked(field: str, body: bytes) -> bytes:
-    if fault := json_fault(body):
-        raise InvalidInput.of(field, fault)
-    return body
 
 
 def _digest(kind: str, subject: str | None, data: bytes) -> bytes:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from infra.request_head import header_fault
 from schemas.errors import InvalidInput
+from schemas.event_envelopes import CLOUDEVENTS_JSON
 from schemas.event_headers import event_headers_fault, read_event_headers, write_event_headers
-from schemas.events import CLOUDEVENTS_JSON, Event, Unreadable
+from schemas.events import Event, Unreadable
 from schemas.headers import headers_fault
 from schemas.messages import HeaderValue
 from tests.unit.schemas.event_cases import BINARY, PLAIN, STRUCTURED, event, read, unreadable

@@ -5,11 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from schemas.events import (
-    CLOUDEVENTS_JSON,
-    Event,
-    Unreadable,
-)
+from schemas.event_envelopes import CLOUDEVENTS_JSON
+from schemas.events import Event, Unreadable
 from schemas.messages import HeaderValue
 from tests.unit.schemas.event_cases import (
     BIG_NUMBER,

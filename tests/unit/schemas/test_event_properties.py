@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from schemas.events import (
-    ACCEPTED_MS_HEADER,
-    CLOUDEVENTS_JSON,
-    Event,
-    Unreadable,
-    build_event,
-    read_event,
-)
+from schemas.event_envelopes import CLOUDEVENTS_JSON
+from schemas.events import ACCEPTED_MS_HEADER, Event, Unreadable, build_event, read_event
 from schemas.messages import HeaderValue, Message
 from tests.unit.schemas.event_cases import (
     BIG_NUMBER,
