@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import Field, JsonValue, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from consumer_api.queries import ExportQuery
+from consumer_api.queries import ListQuery
 from consumer_api.query_fields import Created, Tenant, id_of, within_rule
 from consumer_api.views import id_schema
 from infra.store.audit import AuditFilter, AuditRow
@@ -34,7 +34,7 @@ def _target_fault(text: str) -> str | None:
     return None if text.isprintable() else "must be the id of what was changed, as its entries show it"
 
 
-class AuditLogQuery(ExportQuery, Created):
+class AuditLogQuery(ListQuery, Created):
     tenant: Tenant | None = None
     key_id: Annotated[UUID, id_of(API_KEY), WithJsonSchema(id_schema(API_KEY))] | None = None
     action: (

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, TypeVar
 from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Strict, WithJsonSchema
 
-from consumer_api.queries import ExportQuery
+from consumer_api.queries import ListQuery
 from consumer_api.query_fields import EventType, within_rule
 from consumer_api.reading import MAX_DEPTH, parse_json, read_raw_json
 from schemas.errors import InvalidInput
@@ -40,7 +40,7 @@ _EXAMPLE: Final[dict[str, JsonValue]] = {
 }
 
 
-class EventTypesQuery(ExportQuery):
+class EventTypesQuery(ListQuery):
     deprecated: bool | None = None
 
 

@@ -36,12 +36,6 @@ class EventTypeVersionView(TypedDict):
     created_at: datetime
 
 
-class EventTypeVersionPage(TypedDict):
-    data: list[EventTypeVersionView]
-    has_more: bool
-    next_cursor: str | None
-
-
 def event_type_view(row: EventTypeRow) -> EventTypeView:
     return {
         "name": row.name,

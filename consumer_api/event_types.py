@@ -13,7 +13,7 @@ import asyncpg
 from aiohttp import web
 
 from consumer_api import audit
-from consumer_api.answers import json_answer, page_answer
+from consumer_api.answers import json_answer
 from consumer_api.context import STORE
 from consumer_api.errors import ErrorCode
 from consumer_api.event_type_inputs import (
@@ -24,7 +24,6 @@ from consumer_api.event_type_inputs import (
     read_with_json,
 )
 from consumer_api.event_type_views import (
-    EventTypeVersionPage,
     EventTypeVersionView,
     EventTypeView,
     event_type_view,
@@ -35,7 +34,7 @@ from consumer_api.event_type_views import (
 from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.idempotency import keep
 from consumer_api.outcomes import done
-from consumer_api.queries import PageQuery
+from consumer_api.queries import ListQuery
 from consumer_api.reading import read_query
 from consumer_api.route import Route
 from infra.store import event_types
@@ -99,8 +98,9 @@ def routes() -> list[Route]:
             path=f"{one}/versions",
             handler=list_versions,
             scope=read,
-            query=PageQuery,
-            answers={200: EventTypeVersionPage},
+            query=ListQuery,
+            answers={200: exported(EventTypeVersionView)},
+            errors=LIST_ERRORS,
         ),
         Route(
             method="GET",
@@ -113,7 +113,7 @@ def routes() -> list[Route]:
 
 
 async def create(request: web.Request) -> web.Response:
-    """201 with the type. Its schema holds for every event that is published from now on, by HTTP or at the broker."""
+    """Add a type. Its schema holds for every event that is published from now on, by HTTP or at the broker."""
     wanted, given = await read_with_json(request, EventTypeCreate)
     _check_deprecation(wanted.deprecated, wanted.deprecation)
     schema = given.get("schema")
@@ -211,13 +211,13 @@ async def add_version(request: web.Request) -> web.Response:
         return await keep(request, conn, json_answer(view, status=201, headers={"Location": view["dataschema"]}))
 
 
-async def list_versions(request: web.Request) -> web.Response:
-    """The versions of a type's schema, the newest first."""
-    query = read_query(request, PageQuery)
+async def list_versions(request: web.Request) -> web.StreamResponse:
+    """List the versions of a type's schema, the newest first."""
+    query = read_query(request, ListQuery)
     async with request.app[STORE].connection() as conn:
         row = await _row(request, conn)
-        page = await event_types.list_versions(conn, row.id, after=query.cursor, limit=query.limit)
-    return page_answer(page, partial(version_view, row.name))
+    read, view = partial(event_types.list_versions, event_type_id=row.id), partial(version_view, row.name)
+    return await list_answer(request, query, read, view, EventTypeVersionView, name="event-type-versions")
 
 
 async def get_version(request: web.Request) -> web.Response:

@@ -22,7 +22,7 @@ from consumer_api.caller import unauthorized
 from consumer_api.context import CALLER, EXPORTS
 from consumer_api.errors import ApiError, ErrorCode, too_many_exports
 from consumer_api.export_formats import MEDIA_TYPES, ExportFormat, Writer, writer
-from consumer_api.queries import MAX_PAGE, ExportQuery
+from consumer_api.queries import MAX_PAGE, ListQuery
 from consumer_api.route import Media
 from consumer_api.searching import searching
 from infra.store import api_keys
@@ -56,7 +56,7 @@ def exported(shape: Any) -> Media:
 
 
 async def list_answer(
-    request: web.Request, query: ExportQuery, read: Read[Row], view: View[Row], shape: Any, *, name: str
+    request: web.Request, query: ListQuery, read: Read[Row], view: View[Row], shape: Any, *, name: str
 ) -> web.StreamResponse:
     """A page, or an export from `cursor` on to the end. `shape` is the TypedDict of what `view` makes.
 
@@ -76,7 +76,7 @@ async def list_answer(
 
 async def _export(
     request: web.Request,
-    query: ExportQuery,
+    query: ListQuery,
     read: Read[Row],
     view: View[Row],
     written: Writer,
@@ -129,7 +129,7 @@ async def _write(response: web.StreamResponse, part: bytes) -> None:
         await response.write(part)
 
 
-def _wanted(request: web.Request, query: ExportQuery) -> ExportFormat:
+def _wanted(request: web.Request, query: ListQuery) -> ExportFormat:
     """What `format` says, or Accept where it names one media type and no other."""
     if query.format is not None:
         return query.format

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, Strict
 
-from consumer_api.queries import PageQuery
+from consumer_api.queries import ListQuery
 from consumer_api.query_fields import Moment, Tenant
 from infra.settings import MAX_REQUESTS_PER_MIN
 from schemas.fields import source_fault
@@ -33,7 +33,7 @@ Scopes = Annotated[
 ]
 
 
-class KeysQuery(PageQuery):
+class KeysQuery(ListQuery):
     tenant: Tenant | None = None
 
 

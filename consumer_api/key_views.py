@@ -38,12 +38,6 @@ class RotatedKeyView(NewKeyView):
     replaces: Annotated[KeyView, Field(description="the old key, and when it ends")]
 
 
-class KeyPage(TypedDict):
-    data: list[KeyView]
-    has_more: bool
-    next_cursor: str | None
-
-
 def key_view(row: ApiKeyRow, now: datetime) -> KeyView:
     return {
         "id": public_id(API_KEY, row.id),

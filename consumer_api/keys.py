@@ -7,20 +7,22 @@ revoked a moment before leaves nothing behind.
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 from aiohttp import web
 
-from consumer_api.answers import json_answer, page_answer
+from consumer_api.answers import json_answer
 from consumer_api.audit import record
 from consumer_api.caller import forbidden, unauthorized
 from consumer_api.context import CALLER, SETTINGS, STORE
 from consumer_api.errors import ErrorCode, conflict, not_found
+from consumer_api.exporting import LIST_ERRORS, exported, list_answer
 from consumer_api.key_inputs import KeyCreate, KeyPatch, KeyRotation, KeysQuery, RequestRate, stored
 from consumer_api.key_rights import Rights, beyond
-from consumer_api.key_views import KeyPage, KeyView, NewKeyView, RotatedKeyView, key_view
+from consumer_api.key_views import KeyView, NewKeyView, RotatedKeyView, key_view
 from consumer_api.outcomes import done
 from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Route
@@ -49,7 +51,8 @@ def routes() -> list[Route]:
             handler=list_keys,
             scope=scope,
             query=KeysQuery,
-            answers={200: KeyPage},
+            answers={200: exported(KeyView)},
+            errors=LIST_ERRORS,
         ),
         Route(method="GET", path=one, handler=get, scope=scope, answers={200: KeyView}),
         Route(
@@ -101,12 +104,11 @@ async def create(request: web.Request) -> web.Response:
     return json_answer(body, status=201, headers={"Location": f"/v1/keys/{view['id']}"})
 
 
-async def list_keys(request: web.Request) -> web.Response:
+async def list_keys(request: web.Request) -> web.StreamResponse:
     """List keys, the newest first, without what opens anything."""
     query, now = read_query(request, KeysQuery), datetime.now(UTC)
-    async with request.app[STORE].connection() as conn:
-        page = await api_keys.list_page(conn, tenant=query.tenant, after=query.cursor, limit=query.limit)
-    return page_answer(page, lambda row: key_view(row, now))
+    read = partial(api_keys.list_page, tenant=query.tenant)
+    return await list_answer(request, query, read, lambda row: key_view(row, now), KeyView, name="keys")
 
 
 async def get(request: web.Request) -> web.Response:

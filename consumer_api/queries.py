@@ -43,24 +43,21 @@ MAX_STATS_DAYS: Final = 7
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
-class PageQuery(Input):
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
-    cursor: Cursor | None = None
-
-
 class PartQuery(Input):
     """`cursor`: the `next_cursor` of the call that did the part before."""
 
     cursor: Cursor | None = None
 
 
-class ExportQuery(PageQuery):
-    """Of a list that can be had whole. Without a `format`, the header Accept says it."""
+class ListQuery(Input):
+    """A page, or with a `format` other than JSON all from `cursor` on. Without it, the header Accept says it."""
 
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Cursor | None = None
     format: ExportFormat | None = None
 
 
-class SubscriptionsQuery(ExportQuery):
+class SubscriptionsQuery(ListQuery):
     tenant: Tenant | None = None
     state: State | None = None
     health: Health | None = None
@@ -79,7 +76,7 @@ class PreviewQuery(Input):
     cursor: Cursor | None = None
 
 
-class EventsQuery(ExportQuery, Created):
+class EventsQuery(ListQuery, Created):
     tenant: Tenant | None = None
     type: EventType | None = None
     source: Source | None = None
@@ -89,7 +86,7 @@ class EventsQuery(ExportQuery, Created):
         return EventFilter(self.tenant, self.type, self.source, self.external_id, self.created())
 
 
-class DeliveriesQuery(ExportQuery, Created):
+class DeliveriesQuery(ListQuery, Created):
     subscription_id: SubscriptionKey | None = None
     event_id: EventKey | None = None
     tenant: Tenant | None = None
@@ -121,7 +118,7 @@ class DeliveriesQuery(ExportQuery, Created):
         return AttemptedFilter(deliveries, self.status_class, self.text)
 
 
-class AttemptsQuery(ExportQuery, Created):
+class AttemptsQuery(ListQuery, Created):
     delivery_id: DeliveryKey | None = None
     subscription_id: SubscriptionKey | None = None
     tenant: Tenant | None = None
@@ -134,7 +131,7 @@ class AttemptsQuery(ExportQuery, Created):
         )
 
 
-class DeadLettersQuery(ExportQuery, Created):
+class DeadLettersQuery(ListQuery, Created):
     kind: DeadLetterKind | None = None
     state: Literal["open", "replayed", "discarded"] | None = None
     tenant: Tenant | None = None
@@ -148,7 +145,7 @@ class DeadLettersQuery(ExportQuery, Created):
         )
 
 
-class ReplaysQuery(ExportQuery):
+class ReplaysQuery(ListQuery):
     tenant: Tenant | None = None
     state: Literal["running", "completed", "canceled"] | None = None
 

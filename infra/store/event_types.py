@@ -145,7 +145,7 @@ async def add_version(
 
 
 async def list_versions(
-    conn: asyncpg.Connection, event_type_id: UUID, *, after: UUID | None, limit: int
+    conn: asyncpg.Connection, *, event_type_id: UUID, after: UUID | None, limit: int
 ) -> Page[VersionRow]:
     """The versions of a type, the newest first."""
     table = tables.event_type_versions

@@ -18,6 +18,8 @@ from uuid_utils.compat import uuid7
 from yarl import URL
 
 from consumer_api import exporting
+from consumer_api.app import all_routes
+from consumer_api.queries import ListQuery
 from infra.store import api_keys, history
 from infra.store.history import EventRow
 from infra.store.query import Page
@@ -29,7 +31,8 @@ from tests.support import rows
 from tests.support.api import ApiClient
 from tests.support.waiting import eventually
 
-LISTS = ["subscriptions", "events", "deliveries", "attempts", "dead-letters", "replays"]
+OWNED = ["subscriptions", "events", "deliveries", "attempts", "dead-letters", "replays", "audit-log"]
+LISTS = [*OWNED, "keys", "event-types", "event-types/a/versions"]
 DELIVERIES = "/v1/deliveries"
 
 _BIG_EVENTS = """
@@ -72,29 +75,41 @@ async def _fill(store: Store, api: ApiClient) -> None:
         for _ in range(3):
             key = await rows.add_delivery(conn, subscription, "dead")
             await rows.add_attempt(conn, key, response_body=b'=cmd|"x" \x00\xff,\r\nend')
+    for number in range(2):
+        await api.post("/v1/keys", {"name": str(number), "tenant": "default", "scopes": ["events:read"]}, status=201)
+        await api.post("/v1/event-types", {"name": "ab"[number], "schema": {"type": "object"}}, status=201)
+    await api.post("/v1/event-types/a/versions", {"schema": True}, status=201)
     await api.post("/v1/replays", {"tenant": "default"})
     await api.post("/v1/replays", {"event_type": "order.created"})
 
 
-@pytest.mark.parametrize("name", LISTS)
-async def test_each_list_is_exported_with_what_its_pages_show(api: ApiClient, store: Store, name: str) -> None:
+def test_each_list_is_one_of_these() -> None:
+    lists = {
+        route.path.replace("{event_type}", "a") for route in all_routes() if issubclass(route.query or int, ListQuery)
+    }
+    assert lists == {f"/v1/{path}" for path in LISTS}
+
+
+@pytest.mark.parametrize("path", LISTS)
+async def test_each_list_is_exported_with_what_its_pages_show(api: ApiClient, store: Store, path: str) -> None:
     await _fill(store, api)
-    shown = (await api.get(f"/v1/{name}"))["data"]
+    name, path = path.replace("event-types/a/versions", "event-type-versions"), f"/v1/{path}"
+    shown = (await api.get(path))["data"]
     assert len(shown) >= 2
-    ndjson = await api.call("GET", f"/v1/{name}", format="ndjson")
+    ndjson = await api.call("GET", path, format="ndjson")
     assert ndjson.headers["Content-Type"] == "application/x-ndjson; charset=utf-8"
     assert ndjson.headers["Content-Disposition"] == f'attachment; filename="{name}.ndjson"'
     assert ndjson.headers["X-Request-Id"]
     assert [json.loads(line) for line in ndjson.raw.splitlines()] == shown
 
-    answer = await api.call("GET", f"/v1/{name}", headers={"Accept": "text/csv"})
+    answer = await api.call("GET", path, headers={"Accept": "text/csv"})
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
     names, *cells = csv.reader(io.StringIO(answer.raw.decode(), newline=""))
     assert names == list(shown[0])
     expected = [[_cell(value) for value in row.values()] for row in shown]
     assert [[_plain(cell.removeprefix("'")) for cell in row] for row in cells] == expected
 
-    answer = await api.call("GET", f"/v1/{name}", headers={"Accept": "application/xml"})
+    answer = await api.call("GET", path, headers={"Accept": "application/xml"})
     root = ElementTree.fromstring(answer.raw)
     assert (root.tag, [field.tag for field in root[0]]) == (name, names)
     found = [[None if field.get("nil") else _plain(field.text or "") for field in item] for item in root]
@@ -140,7 +155,7 @@ async def test_an_export_has_nothing_of_another_tenant(api: ApiClient, store: St
     async with store.transaction() as conn:
         own, _ = await api_keys.create(conn, "own", tenant=DEFAULT_TENANT, scopes=ALL_SCOPES)
         strange, _ = await api_keys.create(conn, "strange", tenant="strange", scopes=ALL_SCOPES)
-    for name in LISTS:
+    for name in OWNED:
         assert (await api.call("GET", f"/v1/{name}", key=own, format="ndjson")).raw
         assert (await api.call("GET", f"/v1/{name}", key=strange, format="ndjson")).raw == b""
 

@@ -13,7 +13,7 @@ from consumer_api.queries import (
     DeadLettersQuery,
     DeliveriesQuery,
     EventsQuery,
-    PageQuery,
+    ListQuery,
     ReplaysQuery,
     SubscriptionsQuery,
 )
@@ -66,7 +66,7 @@ def test_other_times_are_refused(value: Any) -> None:
 
 @pytest.mark.parametrize(("limit", "taken"), [("1", 1), ("200", 200), (None, 50)])
 def test_limits_are_bounded(limit: str | None, taken: int) -> None:
-    assert read_input(PageQuery, {} if limit is None else {"limit": limit}).limit == taken
+    assert read_input(ListQuery, {} if limit is None else {"limit": limit}).limit == taken
 
 
 def test_a_replays_filter_is_what_was_asked_for() -> None:
