@@ -39,7 +39,7 @@ def routes() -> list[Route]:
 
 
 async def list_entries(request: web.Request) -> web.StreamResponse:
-    """Changes, the newest first. A tenant's key sees those of what is its tenant's."""
+    """List changes, the newest first. A tenant's key sees those of what is its tenant's."""
     query, viewer = read_query(request, AuditLogQuery), request[CALLER].tenant
     read = partial(audit.list_page, wanted=query.wanted(viewer))
     view = partial(audit_entry_view, viewer=viewer)
@@ -47,7 +47,7 @@ async def list_entries(request: web.Request) -> web.StreamResponse:
 
 
 async def get(request: web.Request) -> web.Response:
-    """One change."""
+    """Get a change, with what was before and after."""
     entry_id = path_id(request, AUDIT_ENTRY, "audit_entry_id")
     async with request.app[STORE].connection() as conn:
         row = done(await audit.get(conn, entry_id), "audit entry")

@@ -64,13 +64,13 @@ def routes() -> list[Route]:
 
 
 async def retry(request: web.Request) -> web.Response:
-    """Retry many: what waits for its next attempt is attempted as soon as its endpoint takes it, a part a call."""
+    """Retry deliveries by a filter: what waits is attempted as soon as its endpoint takes it, a part a call."""
     asked = await read_json(request, DeliveriesRetry)
     return await _do(request, asked, "deliveries.retried", deliveries.retry_all)
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """Cancel many: what has not ended ends as canceled, a part a call; attempts under way are not called back."""
+    """Cancel deliveries by a filter: what has not ended, a part a call; attempts under way are not called back."""
     asked = await read_json(request, DeliveriesCancel)
 
     async def cancel_all(conn: asyncpg.Connection, ids: list[UUID]) -> list[UUID]:

@@ -137,21 +137,21 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def list_types(request: web.Request) -> web.StreamResponse:
-    """Event types, those added last first."""
+    """List event types, those added last first."""
     query = read_query(request, EventTypesQuery)
     read = partial(event_types.list_page, deprecated=query.deprecated)
     return await list_answer(request, query, read, event_type_view, EventTypeView, name="event-types")
 
 
 async def get(request: web.Request) -> web.Response:
-    """An event type."""
+    """Get an event type."""
     async with request.app[STORE].connection() as conn:
         row = await _row(request, conn)
     return json_answer(event_type_view(row))
 
 
 async def patch(request: web.Request) -> web.Response:
-    """Change what is given: what is said of the type. A schema is changed by a new version."""
+    """Change what is said of a type. A schema is changed by a new version."""
     wanted, given = await read_with_json(request, EventTypePatch)
     fields = wanted.model_fields_set
     for name in ("description", "deprecated"):
@@ -178,7 +178,7 @@ async def patch(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """204: the type is no more in the catalogue, and its schemas are gone. Subscriptions and events stay."""
+    """Delete a type from the catalogue, with its schemas. Subscriptions and events stay."""
     async with request.app[STORE].transaction() as conn:
         version = await event_types.lock(conn)
         row = await _row(request, conn)
@@ -188,7 +188,7 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def add_version(request: web.Request) -> web.Response:
-    """201 with the next version, which is the newest: what names no version is checked against it from now on.
+    """Add a version of a type's schema: what names no version is checked against it from now on.
 
     The type's example has to keep it; one that is given here takes its place.
     """
@@ -221,7 +221,7 @@ async def list_versions(request: web.Request) -> web.StreamResponse:
 
 
 async def get_version(request: web.Request) -> web.Response:
-    """A version of a type's schema."""
+    """Get a version of a type's schema."""
     number = request.match_info["version"]
     if not (number.isascii() and number.isdecimal() and len(number) <= _MAX_DIGITS):
         raise InvalidInput.of("version", "must be the number of a version")
