@@ -6,12 +6,14 @@ head came for `KEEPALIVE_S`, whether it is silent or drips. What it leaves open 
 - More connections than `most`: the one that has waited longest without a request is closed for the new one; where all
   have one under way, the new one is. So whoever opens connections and sends nothing keeps nobody out.
 - A head that began, and is not whole `HEAD_S` later, or that did not begin at all on a new connection.
-- An answer that its caller does not take: when nothing could be sent on for `STALLED_S`, the connection is cut.
+- An answer that its caller does not take: when next to nothing (`LEAST_TAKEN_BYTES`) could be sent on for `STALLED_S`,
+  the connection is cut. Who takes a large one slowly and steadily gets it all.
 - Answers that wait in memory, `MAX_UNSENT_BYTES` in all: who has not taken anything for the longest is cut first.
 - What aiohttp answers itself, as to what is no HTTP: in the one shape of errors, and without a traceback in the log.
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
@@ -33,6 +35,10 @@ log = structlog.get_logger(__name__)
 HEAD_S: Final = 20.0
 STALLED_S: Final = 30.0
 KEEPALIVE_S: Final = 75.0  # longer than proxies keep theirs, or they would send into a connection that we close
+LEAST_TAKEN_BYTES: Final = 65_536
+# What the system takes of an answer ahead of its caller. By itself it takes megabytes, and then nothing until a third of
+# them are sent: a slow caller would look like one who takes nothing.
+AHEAD_BYTES: Final = 262_144
 LOOK_S: Final = 1.0  # how often
 MAX_UNSENT_BYTES: Final = 268_435_456  # of answers in memory, over all connections, when it is looked
 
@@ -45,18 +51,19 @@ Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Connection(RequestHandler):
     """A connection of aiohttp's that knows since when it keeps us waiting, by the monotonic clock."""
 
-    __slots__ = ("_blocked_since_s", "_head_since_s", "_wire")
+    __slots__ = ("_blocked_since_s", "_head_since_s", "_unsent_then_bytes", "_wire")
 
     def __init__(self, server: "BoundedServer", **given: Any) -> None:
         super().__init__(server, **given)
         self._wire: asyncio.Transport | None = None
         self._head_since_s: float | None = None
         self._blocked_since_s: float | None = None
+        self._unsent_then_bytes = 0
 
     @property
     def waits(self) -> bool:
-        """Whether it is open for the next request, and none of it is under way."""
-        return self._waiter is not None
+        """Whether it is open for the next request, and none of it is under way: nor one that has just come whole."""
+        return self._waiter is not None and not self._waiter.done()
 
     @property
     def address(self) -> str | None:
@@ -72,6 +79,7 @@ class Connection(RequestHandler):
             self._wire.abort()
             return
         self._head_since_s = monotonic()
+        self._wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, AHEAD_BYTES)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -97,7 +105,7 @@ class Connection(RequestHandler):
 
     @property
     def blocked_since_s(self) -> float:
-        """When it was first seen that nothing could be sent on; never, if it was not."""
+        """When it was first seen that next to nothing could be sent on; never, if it was not."""
         return inf if self._blocked_since_s is None else self._blocked_since_s
 
     def cut(self) -> None:
@@ -111,12 +119,15 @@ class Connection(RequestHandler):
         """Why it should be cut, if it should."""
         if self._wire is None:
             return None
-        if self.unsent_bytes == 0:
+        unsent_bytes = self.unsent_bytes
+        if unsent_bytes == 0:
             self._blocked_since_s = None
-        elif self._blocked_since_s is None:
-            self._blocked_since_s = now_s
+        elif self._blocked_since_s is None or unsent_bytes <= self._unsent_then_bytes - LEAST_TAKEN_BYTES:
+            self._blocked_since_s, self._unsent_then_bytes = now_s, unsent_bytes
         elif now_s - self._blocked_since_s > STALLED_S:
             return "its answer was not taken"
+        else:  # more may have been written meanwhile
+            self._unsent_then_bytes = max(self._unsent_then_bytes, unsent_bytes)
         if self._head_since_s is not None and now_s - self._head_since_s > HEAD_S:
             return "the head of a request did not come"
         return None

@@ -6,12 +6,15 @@ import socket
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from unittest.mock import MagicMock
 
 import orjson
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from consumer_api import connections, documentation
+from consumer_api.connections import BoundedServer
 from infra.store.store import Store
 from tests.support import rows
 from tests.support.api import ApiClient, api_settings, running_api
@@ -146,6 +149,25 @@ async def test_an_answer_that_is_not_taken_ends_its_connection(api: ApiClient, s
     assert (await api.call("GET", "/v1/events", limit=1)).status == 200
 
 
+async def test_an_answer_that_is_taken_slowly_and_steadily_is_not_cut(
+    api: ApiClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of 4 MB over a line of 1 Mbit/s takes longer than an answer may stand still."""
+    monkeypatch.setattr(connections, "STALLED_S", 0.2)
+    ask = await _large_page(api, store)
+    host, port = api.url.removeprefix("http://").split(":")
+    loop, taken = asyncio.get_running_loop(), 0
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)
+        client.connect((host, int(port)))
+        client.setblocking(False)
+        await loop.sock_sendall(client, ask.replace(b"X-API-Key", b"Connection: close\r\nX-API-Key"))
+        while some := await loop.sock_recv(client, 131_072):
+            taken += len(some)
+            await asyncio.sleep(0.02)
+    assert taken > 3_950_000
+
+
 async def test_answers_that_wait_in_memory_are_bounded_together(
     database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +208,23 @@ async def test_one_more_connection_takes_the_place_of_the_one_that_waited_longes
         assert [line["event"] for line in lines].count("api.connections_full") == 1
         await busy.send(b"12345678")
         assert (await busy.answer())[0] == 400
+
+
+async def test_one_whose_request_has_just_come_whole_gives_its_place_to_nobody() -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response()
+
+    server = BoundedServer(answer, most=1)
+    connection, wire_to_it = server(), MagicMock(asyncio.Transport)
+    wire_to_it.get_write_buffer_size.return_value = 0
+    connection.connection_made(wire_to_it)
+    await asyncio.sleep(0)
+    assert connection.waits
+    connection.data_received(HEALTH)
+    assert not connection.waits
+    assert not server.makes_room()
+    connection.connection_lost(None)
+    await server.shutdown()
 
 
 async def test_where_every_connection_has_a_request_under_way_a_further_one_is_closed(
