@@ -36,8 +36,8 @@ HEAD_S: Final = 20.0
 STALLED_S: Final = 30.0
 KEEPALIVE_S: Final = 75.0  # longer than proxies keep theirs, or they would send into a connection that we close
 LEAST_TAKEN_BYTES: Final = 65_536
-# What the system takes of an answer ahead of its caller. By itself it takes megabytes, and then nothing until a third of
-# them are sent: a slow caller would look like one who takes nothing.
+# What the system takes of an answer ahead of its caller. By itself it takes megabytes, and then nothing until a third
+# of them are sent: a slow caller would look like one who takes nothing.
 AHEAD_BYTES: Final = 262_144
 LOOK_S: Final = 1.0  # how often
 MAX_UNSENT_BYTES: Final = 268_435_456  # of answers in memory, over all connections, when it is looked

@@ -19,6 +19,7 @@ from aiohttp import web
 from consumer_api import views
 from consumer_api.answers import page_answer
 from consumer_api.caller import unauthorized
+from consumer_api.connections import LEAST_TAKEN_BYTES
 from consumer_api.context import CALLER, EXPORTS
 from consumer_api.errors import ApiError, ErrorCode, too_many_exports
 from consumer_api.export_formats import MEDIA_TYPES, ExportFormat, Writer, writer
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 MAX_EXPORTS: Final = 4  # at once in a process: each keeps a database connection busy
 MAX_OF_TENANT: Final = 2  # of these, or one that reads slowly would keep all others from theirs
-STALLED_S: Final = 30.0  # for as long a caller may take nothing
+STALLED_S: Final = 30.0  # for as long a caller may take next to nothing
 
 LIST_ERRORS: Final = (ErrorCode.QUERY_TOO_BROAD, ErrorCode.OVERLOADED)
 
@@ -125,8 +126,10 @@ async def _parts(
 
 
 async def _write(response: web.StreamResponse, part: bytes) -> None:
-    async with asyncio.timeout(STALLED_S):
-        await response.write(part)
+    """A part of megabytes may take a slow caller long: none of its slices may."""
+    for start in range(0, len(part), LEAST_TAKEN_BYTES):
+        async with asyncio.timeout(STALLED_S):
+            await response.write(part[start : start + LEAST_TAKEN_BYTES])
 
 
 def _wanted(request: web.Request, query: ListQuery) -> ExportFormat:
