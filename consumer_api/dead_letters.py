@@ -23,13 +23,13 @@ from consumer_api.reading import path_id, read_json, read_query
 from consumer_api.route import Media, Route
 from consumer_api.views import DeadLetterView, DeadLetterWithBodyView
 from infra.broker.base import Outgoing, ToEvents
-from infra.store import dead_letters
+from infra.store import dead_letters, history
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from infra.store.expunging import EXPUNGED
 from schemas.deliveries import DeadLetterKind
-from schemas.events import Event, read_event
+from schemas.events import ACCEPTED_MS_HEADER, Event, Unreadable, read_event
 from schemas.fields import type_fault
-from schemas.ids import DEAD_LETTER, public_id
+from schemas.ids import DEAD_LETTER, event_key, public_id
 from schemas.messages import Message
 from schemas.scopes import Scope
 
@@ -119,8 +119,8 @@ async def replay(request: web.Request) -> web.Response:
             # Within the transaction, so that two who replay it at once do not publish it twice. It is marked after the
             # confirm: if this dies in between, it stays open, and no message is lost.
             locked = done(await dead_letters.lock_message(conn, dead_letter_id), "dead letter")
-            await _publish(request, locked)
-            row = await dead_letters.mark_replayed(conn, dead_letter_id)
+            event_id = await _publish(request, conn, locked)
+            row = await dead_letters.mark_replayed(conn, dead_letter_id, event_id)
         await _record(request, conn, "dead_letter.replayed", letter.row, row)
     return json_answer(dead_letter_view(row), status=202)
 
@@ -136,20 +136,34 @@ async def discard(request: web.Request) -> web.Response:
     return json_answer(dead_letter_view(row))
 
 
-async def _publish(request: web.Request, letter: DeadLetter) -> None:
+async def _publish(request: web.Request, conn: asyncpg.Connection, letter: DeadLetter) -> UUID | None:
+    """Publish the message again; the key of the event that it is then, if it is one that says its id.
+
+    The letter keeps that key: who expunges the event expunges the letter's bytes too.
+    """
     if letter.body is None and letter.row.event_id is not None:
         raise expunged(EXPUNGED)
     if letter.body is None or letter.properties is None:
         raise conflict("its message was not kept")
-    message = _without_our_headers(dead_letters.unpack_message(letter.body, letter.properties))
-    settings = request.app[SETTINGS]
-    to = ToEvents(routing_key(message, letter.row, max_bytes=settings.max_event_bytes))
+    # The broker gives each message an id of its own, so the one it came with does not name the event again.
+    message = replace(
+        _without_our_headers(dead_letters.unpack_message(letter.body, letter.properties)), message_id=None
+    )
+    settings, now, made_id = request.app[SETTINGS], datetime.now(UTC), str(uuid7())
+    event, key = read_event(message, now=now, fresh_id=made_id, max_bytes=settings.max_event_bytes), None
+    if isinstance(event, Event) and event.external_id != made_id:
+        accepted_ms = int(now.timestamp() * 1000)
+        message = replace(message, headers={**message.headers, ACCEPTED_MS_HEADER: accepted_ms})
+        identity = event.tenant, event.source, event.external_id
+        known = await history.known_event(conn, *identity, window_s=settings.dedupe_window_s)
+        key = event_key(accepted_ms, *identity) if known is None else known.event_id
+    to = ToEvents(routing_key(event, letter.row))
     await request.app[BROKER].publish(Outgoing(to, message), timeout_s=settings.broker_timeout_s)
+    return key
 
 
-def routing_key(message: Message, row: DeadLetterRow, *, max_bytes: int) -> str:
+def routing_key(event: Event | Unreadable, row: DeadLetterRow) -> str:
     """The event's type; for what cannot be read, the key it came with, or its kind: the queue takes any."""
-    event = read_event(message, now=datetime.now(UTC), fresh_id=str(uuid7()), max_bytes=max_bytes)
     if isinstance(event, Event):
         return event.type
     stored = row.routing_key or ""

@@ -87,6 +87,13 @@ UPDATE dead_letters SET state = $2, discard_reason = $3, settled_at = clock_time
 RETURNING {_COLUMNS}
 """  # noqa: S608 -- column names of our own table
 
+# A conflict is of its event already.
+_SETTLE_PUBLISHED = f"""
+UPDATE dead_letters SET state = 'replayed', settled_at = clock_timestamp(), event_id = coalesce(event_id, $2)
+WHERE id = $1 AND state = 'open'
+RETURNING {_COLUMNS}
+"""  # noqa: S608 -- column names of our own table
+
 
 async def list_page(
     conn: asyncpg.Connection, wanted: DeadLetterFilter, *, after: UUID | None, limit: int
@@ -129,9 +136,9 @@ async def lock_message(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLe
     return letter if letter.row.state == "open" else _refused(letter.row)
 
 
-async def mark_replayed(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLetterRow:
-    """Settle a dead letter that the caller has locked and published."""
-    record = await conn.fetchrow(_SETTLE, dead_letter_id, "replayed", None)
+async def mark_replayed(conn: asyncpg.Connection, dead_letter_id: UUID, event_id: UUID | None) -> DeadLetterRow:
+    """Settle a dead letter that the caller has locked and published, as an event with this key if it is known."""
+    record = await conn.fetchrow(_SETTLE_PUBLISHED, dead_letter_id, event_id)
     assert record is not None
     return DeadLetterRow(**record)
 

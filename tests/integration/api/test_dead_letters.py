@@ -12,7 +12,7 @@ from infra.settings import Settings
 from infra.store.dead_letters import pack_properties
 from infra.store.store import Store
 from schemas.events import ACCEPTED_MS_HEADER, Event, read_event
-from schemas.ids import DEAD_LETTER, DELIVERY, key_time, public_id
+from schemas.ids import DEAD_LETTER, DELIVERY, EVENT, event_key, key_time, public_id
 from schemas.messages import Message
 from tests.support import rows
 from tests.support.api import ApiClient
@@ -157,11 +157,34 @@ async def test_replaying_a_message_publishes_its_bytes_and_headers_again_without
     assert received.message.body == MESSAGE.body
     assert received.message.content_type == MESSAGE.content_type
     assert received.message.app_id == "shop"
-    ours = ("hookhare-reason", ACCEPTED_MS_HEADER)
-    assert received.message.headers == {name: value for name, value in MESSAGE.headers.items() if name not in ours}
+    accepted_ms = received.message.headers[ACCEPTED_MS_HEADER]
+    theirs = {name: value for name, value in MESSAGE.headers.items() if name != "hookhare-reason"}
+    assert received.message.headers == theirs | {ACCEPTED_MS_HEADER: accepted_ms}
     event = read_event(received.message, now=key_time(uuid7()), fresh_id="x", max_bytes=1000)
     assert isinstance(event, Event)
     assert (event.external_id, event.data) == ("4711", MESSAGE.body)
+    assert event.accepted_ms == accepted_ms  # of now, and so near enough to be believed
+    key = event_key(event.accepted_ms or 0, "default", "shop", "4711")
+    assert (await api.get(_path(letter)))["event_id"] == public_id(EVENT, key)
+
+
+async def test_a_replayed_message_is_of_the_event_that_is_known_by_its_id_and_is_expunged_with_it(
+    api: ApiClient, store: Store
+) -> None:
+    letter = await _add_message(store)
+    async with store.transaction() as conn:
+        event = await rows.add_event(conn, external_id="4711", digest=b"d" * 32)
+    assert (await api.post(f"{_path(letter)}/replay"))["event_id"] == public_id(EVENT, event)
+    await api.post(f"/v1/events/{public_id(EVENT, event)}/expunge", status=200)
+    shown = await api.get(_path(letter))
+    assert (shown["body_base64"], shown["message"]) == (None, None)
+
+
+async def test_a_replayed_message_that_says_no_id_is_of_no_event_that_is_known(api: ApiClient, store: Store) -> None:
+    """The broker gives it another message id than it came with."""
+    nameless = Message(b'{"type":"order.created","data":{}}', content_type="application/json", message_id="m-1")
+    letter = await _add_message(store, nameless, kind="unroutable")
+    assert (await api.post(f"{_path(letter)}/replay"))["event_id"] is None
 
 
 @pytest.mark.parametrize("kind", ["unreadable", "conflict", "unroutable"])

@@ -84,7 +84,7 @@ async def test_a_message_is_locked_by_one_who_replays_it_and_refused_to_the_othe
         async with asyncio.timeout(2), store.transaction() as two:
             why = await dead_letters.lock_message(two, key)
             assert why == Refused("the dead letter is being replayed or discarded just now")
-        assert (await dead_letters.mark_replayed(one, key)).state == "replayed"
+        assert (await dead_letters.mark_replayed(one, key, None)).state == "replayed"
     async with store.transaction() as conn:
         assert await dead_letters.lock_message(conn, key) == Refused("the dead letter was replayed already")
         assert await dead_letters.lock_message(conn, uuid7()) == Missing()

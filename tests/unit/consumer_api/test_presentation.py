@@ -18,6 +18,7 @@ from consumer_api.presentation import (
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from infra.store.history import EventRow
 from infra.store.subscriptions import SubscriptionRow
+from schemas.events import read_event
 from schemas.ids import EVENT, SUBSCRIPTION, event_key, parse_id
 from schemas.messages import Message
 from schemas.subscription_headers import Header
@@ -112,4 +113,5 @@ def test_a_subscription_shows_which_headers_it_has_and_no_secret_value() -> None
 def test_a_message_goes_back_under_its_type_or_the_key_it_came_with(
     message: Message, stored: str | None, key: str
 ) -> None:
-    assert routing_key(message, _letter(routing_key=stored), max_bytes=1000) == key
+    event = read_event(message, now=NOW, fresh_id="x", max_bytes=1000)
+    assert routing_key(event, _letter(routing_key=stored)) == key
