@@ -315,6 +315,9 @@ async def operate(api: Api, system: System, by_name: Mapping[str, dict[str, Any]
     replay = await api.call("POST", "/v1/replays", {"subscription_id": by_name["refuses"]["id"], "status": ["dead"]})
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     await api.call("POST", f"/v1/subscriptions/{by_name['refuses']['id']}/recover", {"since": since})
+    (event,) = await api.all("/v1/events?type=order.created")
+    await api.call("POST", f"/v1/events/{event['id']}/redeliver")
+    await api.call("POST", "/v1/deliveries/retry", {"event_type": "order.created"})
 
     async def quiet() -> bool:
         state = (await api.call("GET", f"/v1/replays/{replay['id']}"))["state"]
@@ -324,11 +327,12 @@ async def operate(api: Api, system: System, by_name: Mapping[str, dict[str, Any]
     await eventually(quiet, system.statuses, deadline_s=60)
     for action in ("pause", "resume", "disable", "enable"):
         await api.call("POST", f"/v1/subscriptions/{by_name['slow']['id']}/{action}")
+    await api.call("POST", "/v1/deliveries/cancel", {"event_type": "order.created"})
     await api.call("DELETE", f"/v1/subscriptions/{by_name['no tls']['id']}", expect=204)
 
 
 async def look_at_everything(api: Api) -> None:
-    for kind in ("subscriptions", "events", "deliveries", "dead-letters", "replays"):
+    for kind in ("subscriptions", "events", "deliveries", "dead-letters", "replays", "audit-log"):
         items = await api.all(f"/v1/{kind}")
         assert items, kind
         for item in items:
