@@ -32,7 +32,8 @@ from schemas.errors import (
     StoreUnavailable,
     Unroutable,
 )
-from schemas.ids import public_id
+from schemas.ids import DEAD_LETTER, public_id
+from tests.support import rows
 from tests.support.strangers import PARAMETER, Ways
 
 ROUTES = [(route.method, re.sub(r"\{\w+\}", "x", route.path)) for route in all_routes() if route.scope is not None]
@@ -88,6 +89,23 @@ async def test_an_event_that_the_broker_did_not_confirm_is_503_and_not_202(
     assert f'"code":"{code}"' in text
     assert int(response.headers["Retry-After"]) > 0
     assert "user:pw" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(BrokerUnavailable("away"), "broker_unavailable"), (PublishRefused("no"), "broker_refused")]
+)
+async def test_a_dead_letter_that_the_broker_does_not_take_stays_open(
+    settings: Settings, store: Store, error: BrokerError, code: str
+) -> None:
+    headers = await _key(store)
+    async with store.transaction() as conn:
+        letter = await rows.add_message_letter(conn)
+    path = f"/v1/dead-letters/{public_id(DEAD_LETTER, letter)}"
+    async with await _client(settings, store, _FailingBroker(error)) as client:
+        response = await client.post(f"{path}/replay", headers=headers)
+        assert (response.status, (await response.json())["error"]["code"]) == (503, code)
+        shown = await (await client.get(path, headers=headers)).json()
+    assert shown["state"] == "open"
 
 
 async def test_a_surprise_is_500_without_its_message_and_logged_under_the_request_id(

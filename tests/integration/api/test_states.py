@@ -69,3 +69,12 @@ async def test_a_subscription_that_is_deleted_or_no_id_is_told(api: ApiClient) -
     for command in ("pause", "resume", "enable", "disable"):
         assert (await api.call("POST", f"{path}/{command}")).code == "not_found"
         assert list((await api.call("POST", f"{SUBSCRIPTIONS}/x/{command}")).fields) == ["subscription_id"]
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "enable", "disable"])
+async def test_it_changes_the_version_that_is_named_and_no_other(api: ApiClient, command: str) -> None:
+    path = await _create(api)
+    stale = await api.call("POST", f"{path}/{command}", headers={"If-Match": '"0"'})
+    assert (stale.status, stale.code) == (412, "precondition_failed")
+    etag = (await api.call("GET", path)).headers["ETag"]
+    assert (await api.call("POST", f"{path}/{command}", headers={"If-Match": etag})).status == 200
