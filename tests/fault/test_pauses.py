@@ -9,6 +9,7 @@ from collections import Counter
 from uuid import UUID
 
 from infra.broker.base import Outgoing, ToWorkAfter
+from infra.store.replays import MAX_RUNNING
 from schemas.work import WorkItem, encode_work
 from tests.support.books import in_queues
 from tests.support.chain import ONCE, around
@@ -138,7 +139,8 @@ async def test_replays(pauses: Pauses, api: Api, receiver: Receiver) -> None:
     turns = itertools.cycle(kinds)
 
     async def again() -> None:
-        await api.call("POST", "/v1/replays", {"event_type": next(turns), "status": ["delivered"]})
+        if await pauses.system.value("SELECT count(*) FROM replays WHERE state = 'running'") < MAX_RUNNING:
+            await api.call("POST", "/v1/replays", {"event_type": next(turns), "status": ["delivered"]})
 
     await pauses.pause_at(REPLAYED, again)
     done = await pauses.system.fetch("SELECT state, replayed FROM replays")

@@ -22,6 +22,7 @@ from infra.crypto import Vault
 from infra.early_check import open_early_check
 from infra.settings import Settings
 from infra.store import api_keys
+from infra.store.dead_letters import pack_properties
 from infra.store.store import Store
 from infra.telemetry import open_telemetry
 from schemas.errors import (
@@ -33,6 +34,7 @@ from schemas.errors import (
     Unroutable,
 )
 from schemas.ids import DEAD_LETTER, public_id
+from schemas.messages import Message
 from tests.support import rows
 from tests.support.strangers import PARAMETER, Ways
 
@@ -99,7 +101,7 @@ async def test_a_dead_letter_that_the_broker_does_not_take_stays_open(
 ) -> None:
     headers = await _key(store)
     async with store.transaction() as conn:
-        letter = await rows.add_message_letter(conn)
+        letter = await rows.add_message_letter(conn, headers=pack_properties(Message(b"")))
     path = f"/v1/dead-letters/{public_id(DEAD_LETTER, letter)}"
     async with await _client(settings, store, _FailingBroker(error)) as client:
         response = await client.post(f"{path}/replay", headers=headers)
