@@ -133,7 +133,11 @@ async def lock_message(conn: asyncpg.Connection, dead_letter_id: UUID) -> DeadLe
         return letter
     if locked is None:
         return Refused("the dead letter is being replayed or discarded just now")
-    return letter if letter.row.state == "open" else _refused(letter.row)
+    if letter.row.state != "open":
+        return _refused(letter.row)
+    # Before it is published: as it still is what it was, it comes back, and has to be kept anew.
+    await conn.execute("UPDATE dead_letters SET identity = NULL WHERE id = $1", dead_letter_id)
+    return letter
 
 
 async def mark_replayed(conn: asyncpg.Connection, dead_letter_id: UUID, event_id: UUID | None) -> DeadLetterRow:

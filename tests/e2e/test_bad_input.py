@@ -81,3 +81,20 @@ async def test_what_was_unreadable_is_replayed_as_it_came(system: System, api: A
     states = {one["id"]: one["state"] for one in await api.all("/v1/dead-letters")}
     assert states.pop(letter["id"]) == "replayed"
     assert set(states.values()) == {"open"}
+
+
+async def test_a_conflict_that_is_replayed_and_still_is_one_is_a_dead_letter_anew(system: System, api: Api) -> None:
+    async with system.dispatcher(), system.broker() as broker:
+        for said in (b"1", b"2"):
+            await publish(broker, Message(b'{"type":"a.b","id":"e-1","source":"shop","data":%b}' % said))
+
+        async def letters(number: int) -> bool:
+            return len(await api.all("/v1/dead-letters")) == number
+
+        await eventually(lambda: letters(1))
+        (letter,) = await api.all("/v1/dead-letters")
+        await api.call("POST", f"/v1/dead-letters/{letter['id']}/replay")
+        await eventually(lambda: letters(2))
+    told = {one["id"]: (one["kind"], one["state"], one["event_id"]) for one in await api.all("/v1/dead-letters")}
+    assert told.pop(letter["id"]) == ("conflict", "replayed", letter["event_id"])
+    assert list(told.values()) == [("conflict", "open", letter["event_id"])]

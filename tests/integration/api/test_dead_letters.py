@@ -11,7 +11,7 @@ from infra.broker.open import open_broker
 from infra.settings import Settings
 from infra.store.dead_letters import pack_properties
 from infra.store.store import Store
-from schemas.events import ACCEPTED_MS_HEADER, Event, read_event
+from schemas.events import ACCEPTED_MS_HEADER, ID_HEADER, Event, read_event
 from schemas.ids import DEAD_LETTER, DELIVERY, EVENT, event_key, key_time, public_id
 from schemas.messages import Message
 from tests.support import rows
@@ -159,7 +159,7 @@ async def test_replaying_a_message_publishes_its_bytes_and_headers_again_without
     assert received.message.app_id == "shop"
     accepted_ms = received.message.headers[ACCEPTED_MS_HEADER]
     theirs = {name: value for name, value in MESSAGE.headers.items() if name != "hookhare-reason"}
-    assert received.message.headers == theirs | {ACCEPTED_MS_HEADER: accepted_ms}
+    assert received.message.headers == theirs | {ACCEPTED_MS_HEADER: accepted_ms, ID_HEADER: "4711"}
     event = read_event(received.message, now=key_time(uuid7()), fresh_id="x", max_bytes=1000)
     assert isinstance(event, Event)
     assert (event.external_id, event.data) == ("4711", MESSAGE.body)
@@ -180,11 +180,27 @@ async def test_a_replayed_message_is_of_the_event_that_is_known_by_its_id_and_is
     assert (shown["body_base64"], shown["message"]) == (None, None)
 
 
-async def test_a_replayed_message_that_says_no_id_is_of_no_event_that_is_known(api: ApiClient, store: Store) -> None:
-    """The broker gives it another message id than it came with."""
-    nameless = Message(b'{"type":"order.created","data":{}}', content_type="application/json", message_id="m-1")
-    letter = await _add_message(store, nameless, kind="unroutable")
-    assert (await api.post(f"{_path(letter)}/replay"))["event_id"] is None
+async def test_an_event_whose_id_is_its_message_id_is_the_same_event_when_it_is_replayed(
+    api: ApiClient, store: Store, settings: Settings
+) -> None:
+    """And when it comes back and is replayed once more; the broker gives it another message id each time."""
+    message = Message(b'{"type":"order.created","data":{}}', message_id="m-1")
+    async with open_broker(settings) as broker, broker.consume(Queue.EVENTS, prefetch=10) as consumer:
+        for message_id in ("m-1", "another"):
+            async with store.transaction() as conn:
+                letter = await rows.add_message_letter(
+                    conn, message_id=message_id, body=message.body, headers=pack_properties(message)
+                )
+            shown = await api.post(f"{_path(letter)}/replay")
+            (received,) = await consumer.receive(10)
+            await consumer.ack([received])
+            message = received.message
+            assert message.message_id != "m-1"
+            event = read_event(message, now=key_time(uuid7()), fresh_id="x", max_bytes=1000)
+            assert isinstance(event, Event)
+            assert event.external_id == "m-1"
+            key = event_key(event.accepted_ms or 0, event.tenant, event.source, "m-1")
+            assert shown["event_id"] == public_id(EVENT, key)
 
 
 @pytest.mark.parametrize("kind", ["unreadable", "conflict", "unroutable"])

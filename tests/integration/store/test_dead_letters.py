@@ -78,13 +78,15 @@ async def test_a_dead_letter_whose_delivery_is_not_replayable_stays_open(store: 
 
 async def test_a_message_is_locked_by_one_who_replays_it_and_refused_to_the_other(store: Store) -> None:
     async with store.transaction() as conn:
-        key = await rows.add_message_letter(conn)
+        key = await rows.add_message_letter(conn, identity="of its bytes")
     async with store.transaction() as one:
         assert isinstance(await dead_letters.lock_message(one, key), DeadLetter)
         async with asyncio.timeout(2), store.transaction() as two:
             why = await dead_letters.lock_message(two, key)
             assert why == Refused("the dead letter is being replayed or discarded just now")
         assert (await dead_letters.mark_replayed(one, key, None)).state == "replayed"
+    async with store.transaction() as conn:  # it comes back, as what it was
+        assert await conn.fetchval("SELECT identity FROM dead_letters WHERE id = $1", key) is None
     async with store.transaction() as conn:
         assert await dead_letters.lock_message(conn, key) == Refused("the dead letter was replayed already")
         assert await dead_letters.lock_message(conn, uuid7()) == Missing()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.event_envelopes import CLOUDEVENTS_JSON
-from schemas.events import ACCEPTED_MS_HEADER, Event, Unreadable, build_event, read_event
+from schemas.events import ACCEPTED_MS_HEADER, ID_HEADER, Event, Unreadable, build_event, read_event
 from schemas.messages import HeaderValue, Message
 from tests.unit.schemas.event_cases import (
     BIG_NUMBER,
@@ -153,6 +153,13 @@ class TestOurHeaders:
     )
     def test_traceparent_is_kept_only_in_its_form(self, headers: dict[str, HeaderValue], expected: str | None) -> None:
         assert event(headers=headers, type="a").traceparent == expected
+
+    @pytest.mark.parametrize(("header", "said", "known"), [("h", None, "h"), ("h", "said", "said"), (7, None, "m-1")])
+    def test_the_id_of_what_is_published_again_is_its_own_and_not_the_message_id(
+        self, header: HeaderValue, said: str | None, known: str
+    ) -> None:
+        body = PLAIN if said is None else b'{"type":"a","data":1,"id":"%b"}' % said.encode()
+        assert event(body, message_id="m-1", headers={ID_HEADER: header}).external_id == known
 
 
 class TestDigest:
