@@ -17,6 +17,7 @@ from schemas.json_schema import DIALECT, MAX_SCHEMA_BYTES, MAX_STEPS, Weight, we
 from schemas.raw_json import json_fault
 
 _PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=262_144, dfa_size_limit=262_144)  # in bytes, of each
+_MASK: Final = "it"  # in the text of an error, which would else be made of all of the data, for every branch of anyOf
 _MAX_SHOWN: Final = 200
 _MAX_DIGITS: Final = 100
 # Numbers that take long to compare with, or that Python's floats do not hold. Also what looks so in a text.
@@ -47,7 +48,7 @@ class EventSchema:
         self.weight: Weight = weigh(schema)
         try:
             self._validator: Any = jsonschema_rs.Draft202012Validator(
-                schema, validate_formats=False, pattern_options=_PATTERNS, offline=True
+                schema, validate_formats=False, pattern_options=_PATTERNS, offline=True, mask=_MASK
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             raise _refused(error) from None
@@ -60,6 +61,8 @@ class EventSchema:
             value = _value(data)
         except (ValueError, msgspec.MsgspecError):
             return Problem("data", f"must not have numbers of more than {_MAX_DIGITS} digits, or beyond 1e308")
+        if self.weight.steps_to_tell(data) > MAX_STEPS and not self._validator.is_valid(value):
+            return Problem("data", "must keep its schema: where it does not, takes too long to say of so much data")
         try:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:

@@ -12,7 +12,7 @@ A schema that refers to itself has no such bound: one of two lines took 85 s for
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from schemas.errors import InvalidInput
 
@@ -41,27 +41,59 @@ _STEPS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("pattern", "patternProperties"), 5),
     "multipleOf": 60,
 }
+_STEPS_OF_A_MULTIPLE: Final = 90  # of a number of many digits, besides
+_STEPS_OF_A_FINE_MULTIPLE: Final = 1200  # below this:
+_FINE: Final = 1e-9
 _STEPS_OF_A_NUMBER: Final = 30
 # Digits that no machine's integer holds, and how many times longer such a number takes. Also what looks so in a text.
 _LONG: Final = re.compile(rb"[0-9]{19,}")
 _LONGER: Final = 100
+# What takes `multipleOf` so much longer as well: decimals that are long, and powers of ten.
+_ROUGH: Final = re.compile(rb"[0-9]{14,18}+\.[0-9]|[0-9][eE][+-]?[0-9]{2,}[\s,\]}]")
+# Integers of which `uniqueItems` puts many, or all, in one bucket, where it compares each with each.
+_NEAR: Final = re.compile(rb"[0-9]{17,}")
+_STEPS_OF_A_NEAR_ONE: Final = 700
+_STEPS_OF_A_LONG_PAIR: Final = 20
+_BYTES_A_STEP: Final = 20  # copied into an error
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _REPETITION: Final = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 _CLASS: Final = re.compile(r"\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]")
 
 
 class Weight(NamedTuple):
-    """Steps that a check takes at most: for each value of the data, for each object, and patterns for each byte."""
+    """Steps that a check takes at most: for each value of the data, for each object, and patterns for each byte.
+
+    The others are how many of the keywords that take longer for some data a value may meet: `uniqueItems`,
+    `multipleOf`, and `anyOf` and `oneOf`.
+    """
 
     of_value: int = 0
     of_object: int = 0
     patterns: int = 0
+    unique: int = 0
+    multiples: int = 0
+    alternatives: int = 0
 
     def steps(self, data: bytes) -> int:
         """Of checking this JSON, at most."""
-        objects = data.count(b"{")
-        values = data.count(b",") + data.count(b"[") + objects + 1 + _LONGER * len(_LONG.findall(data))
-        return self.of_value * values + self.of_object * objects + self.patterns * len(data) // 4
+        long = len(_LONG.findall(data))
+        rough = len(_ROUGH.findall(data)) if self.multiples else 0
+        values = _values(data)
+        steps = self.of_value * (values + _LONGER * (long + rough)) + self.multiples * _STEPS_OF_A_MULTIPLE * values
+        steps += self.of_object * data.count(b"{") + self.patterns * len(data) // 4
+        if self.unique:
+            near = len(_NEAR.findall(data))
+            steps += self.unique * (_STEPS_OF_A_NEAR_ONE * near + _STEPS_OF_A_LONG_PAIR * long * long)
+        return steps
+
+    def steps_to_tell(self, data: bytes) -> int:
+        """Of saying where this JSON breaks it, at most, once that is known.
+
+        What breaks an `anyOf` comes with an error, and a copy of what it is about, for each rule in it that is broken.
+        """
+        if not self.alternatives:
+            return 0
+        return (self.of_value + self.of_object) * (5 * _values(data) + len(data) // _BYTES_A_STEP)
 
     def plus(self, other: "Weight") -> "Weight":
         return Weight(*(one + two for one, two in zip(self, other, strict=True)))
@@ -165,11 +197,20 @@ def _own(schema: Mapping[str, Any]) -> Weight:
     """The weight of a schema's own keywords, without what stands in them."""
     of_value = sum(_STEPS.get(name, 1) for name in schema)
     of_value += sum(_size(member) for name in ("enum", "const") for member in _members(schema.get(name)))
+    if _is_number(multiple := schema.get("multipleOf")) and multiple < _FINE:
+        of_value += _STEPS_OF_A_FINE_MULTIPLE
     of_object = sum(len(schema[name]) for name in ("properties", "required") if _sized(schema.get(name)))
     for name in ("dependentRequired", "dependencies", "dependentSchemas"):
         if isinstance(wanted := schema.get(name), dict):
             of_object += sum(1 + (len(one) if isinstance(one, list) else 0) for one in wanted.values())
-    return Weight(of_value, of_object, sum(_quarters_of_a_byte(pattern) for _, pattern in _patterns(schema)))
+    return Weight(
+        of_value,
+        of_object,
+        patterns=sum(_quarters_of_a_byte(pattern) for _, pattern in _patterns(schema)),
+        unique=int("uniqueItems" in schema),
+        multiples=int("multipleOf" in schema),
+        alternatives=sum(name in schema for name in ("anyOf", "oneOf")),
+    )
 
 
 def _patterns(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -233,7 +274,15 @@ def _size(value: object) -> int:
         return 5 + sum(map(_size, value))
     if isinstance(value, dict):
         return 5 + sum(map(_size, value.values()))
-    return _STEPS_OF_A_NUMBER if isinstance(value, int | float) and not isinstance(value, bool) else 1
+    return _STEPS_OF_A_NUMBER if _is_number(value) else 1
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _values(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{") + 1
 
 
 def _sized(value: object) -> bool:

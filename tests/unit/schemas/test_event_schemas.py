@@ -78,6 +78,19 @@ def test_data_with_more_values_than_can_be_checked_in_time_is_refused() -> None:
     assert problem.message.startswith("must be smaller")
 
 
+@pytest.mark.parametrize("word", ["anyOf", "oneOf"])
+def test_what_breaks_many_branches_at_once_is_told_without_the_place(word: str) -> None:
+    """Each branch brings an error with a copy of the data: 600 of them took 1 s and 485 MB for one text of 200 kB."""
+    schema = {"properties": {"a": {word: [{"type": "integer"}] * 600}}}
+    problem = fault(schema, {"a": SECRET * 30_000})
+    assert problem is not None
+    assert problem == Problem("data", "must keep its schema: where it does not, takes too long to say of so much data")
+    told = fault(schema, {"a": SECRET})
+    assert told is not None
+    assert (told.field, told.message) == ("data.a", f"must keep the rule {word} (#/properties/a/{word})")
+    assert fault(schema, {"b": SECRET * 30_000}) is None
+
+
 @pytest.mark.parametrize(
     ("text", "field", "message"),
     [

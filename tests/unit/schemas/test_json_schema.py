@@ -130,3 +130,25 @@ def test_a_pattern_that_may_go_on_anywhere_costs_all_its_parts_for_each_byte(pat
 def test_numbers_that_are_long_cost_more() -> None:
     weight = Weight(of_value=2)
     assert weight.steps(b"[%b,1]" % (b"1" * 30)) == weight.steps(b"[3,1]") + 2 * 100
+
+
+@pytest.mark.parametrize("number", [b"12345678901234.5", b"1e300", b"1.5E-10", b"9" * 19])
+def test_a_multiple_of_takes_longer_for_what_has_many_digits_or_a_high_power(number: bytes) -> None:
+    """Of 0.01, a million numbers like these took 20 s."""
+    weight = weigh({"items": {"multipleOf": 0.01}})
+    assert weight.steps(b"[%b,1]" % number) >= weight.steps(b"[3,1]") + 60 * 100
+    assert weigh({"items": {}}).steps(b"[1e300,1]") == weigh({"items": {}}).steps(b"[3,1]")
+
+
+def test_a_multiple_of_what_is_next_to_nothing_takes_long_for_every_number() -> None:
+    assert weigh({"multipleOf": 1e-300}).of_value > weigh({"multipleOf": 0.0001}).of_value + 1000
+
+
+def test_unique_items_of_integers_that_are_long_are_compared_each_with_each() -> None:
+    """3,000 beyond 2**63 took 4 s."""
+    unique, texts = weigh({"items": {"uniqueItems": True}}), [b"%d" % (2**63 + n) for n in range(3000)]
+    assert unique.steps(b"[[%b]]" % b",".join(texts)) > MAX_STEPS
+    assert unique.steps(b"[[%b]]" % b",".join(texts[:100])) < MAX_STEPS
+    near = [b"%d" % (9 * 10**17 + n) for n in range(6000)]  # many of them are one number of 53 bits
+    assert unique.steps(b"[[%b]]" % b",".join(near)) > MAX_STEPS
+    assert unique.steps(b"[[%b]]" % b",".join(b"%d" % n for n in range(30_000))) < MAX_STEPS
