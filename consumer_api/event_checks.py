@@ -38,7 +38,7 @@ async def looked_at(request: web.Request, events: Sequence[Event]) -> dict[int, 
         return {}
     async with request.app[STORE].connection() as conn:
         await catalogue.refresh(conn)
-    return await catalogue.judge(events)
+    return (await catalogue.judge(events)).verdicts
 
 
 def refusal(verdict: Verdict | None) -> Fault | None:

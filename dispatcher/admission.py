@@ -226,7 +226,10 @@ class Admission:
             assert view is not None
             await self._index.refresh(connection)
             batch, matches = await self._match(incoming)
-            refused = await self._checks.refused(connection, self._index.version, [one.event for one in batch])
+            looked_at, refused = await self._checks.refused(
+                connection, self._index.version, [one.event for one in batch]
+            )
+            batch = batch[:looked_at]
             taken = [one for place, one in enumerate(batch) if place not in refused]
             admitted = _Admitted(
                 refused=[(batch[place].received, batch[place].event, why) for place, why in refused.items()]

@@ -6,6 +6,7 @@ the schema is another one, as it is checked again then.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import asyncpg
 import structlog
@@ -19,6 +20,8 @@ from schemas.events import Event
 
 log = structlog.get_logger(__name__)
 
+_LONGEST_S: Final = 0.25  # of checks in one transaction, and the last one of them
+
 
 class EventChecks:
     """Checks events in batches."""
@@ -30,18 +33,21 @@ class EventChecks:
 
     async def refused(
         self, connection: asyncpg.Connection, version: int, events: Sequence[Event]
-    ) -> dict[int, Problem]:
-        """Those that are not to be admitted, by their place among `events`, and why.
+    ) -> tuple[int, dict[int, Problem]]:
+        """How many of them, from the first on, it has looked at; and of these, those that are not to be admitted, by
+        their place, and why.
 
+        The rest is for the next transaction: this one keeps the catalogue and all subscriptions from changing.
         `version` is the subscriptions' in this transaction. One that was admitted before is none of them, whatever the
         catalogue says by now: it is a duplicate.
         """
         if not self._catalogue.asked:
-            return {}
+            return len(events), {}
         if self._catalogue.version < version:
             await self._catalogue.refresh(connection)
-        if not (found := await self._catalogue.judge(events)):
-            return {}
+        judged = await self._catalogue.judge(events, within_s=_LONGEST_S)
+        if not (found := judged.verdicts):
+            return judged.looked_at, {}
         known = await history.known_events(
             connection, [_identity(events[place]) for place in found], window_s=self._dedupe_window_s
         )
@@ -50,7 +56,7 @@ class EventChecks:
             if not one.refused:
                 log.warning("event.invalid", event_type=events[place].type, reason=one.problem.message, result="warned")
                 self._metrics.events_invalid.add(1, {"result": "warned"})
-        return {place: one.problem for place, one in fresh.items() if one.refused}
+        return judged.looked_at, {place: one.problem for place, one in fresh.items() if one.refused}
 
 
 def _identity(event: Event) -> tuple[str, str, str]:

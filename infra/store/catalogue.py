@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
+from time import perf_counter
 from typing import Final, Literal
 
 import asyncpg
@@ -22,7 +24,7 @@ from schemas.fields import is_operational
 log = structlog.get_logger(__name__)
 
 COMPILED: Final = 50
-_BYTES_AT_ONCE: Final = 65_536  # of data that is checked before others may run
+_AT_ONCE_S: Final = 0.01  # of checks before others may run
 
 _VERSION: Final = "SELECT version FROM subscription_version"
 _CHANGED: Final = """
@@ -43,6 +45,14 @@ class Verdict:
     problem: Problem
     refused: bool
     unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`verdicts` on the first `looked_at` of some events, by their place; most have none."""
+
+    looked_at: int
+    verdicts: dict[int, Verdict]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +95,29 @@ class Catalogue:
                     self._types[row["name"]] = _Type(row["newest"], schemas)
             self.version = max(self.version, version)
 
-    async def judge(self, events: Sequence[Event]) -> dict[int, Verdict]:
-        """What it has against each of them, by its place; nothing for most. Others may run meanwhile."""
+    async def judge(self, events: Sequence[Event], *, within_s: float = inf) -> Judged:
+        """What it has against each of them. Others may run meanwhile.
+
+        Once its checks have taken `within_s` it leaves the rest; the first event is always looked at.
+        """
         if self.silent:
-            return {}
+            return Judged(len(events), {})
         found: dict[int, Verdict] = {}
-        unseen_bytes = 0
+        spent_s = since_s = 0.0
         for place, event in enumerate(events):
             if event.type in self._types:
-                unseen_bytes += len(event.data)
-                if unseen_bytes > _BYTES_AT_ONCE:
+                if place and spent_s >= within_s:
+                    return Judged(place, found)
+                if since_s >= _AT_ONCE_S:
                     await asyncio.sleep(0)
-                    unseen_bytes = 0
+                    since_s = 0.0
+            began_s = perf_counter()
             if (verdict := self.verdict(event)) is not None:
                 found[place] = verdict
-        return found
+            took_s = perf_counter() - began_s
+            spent_s += took_s
+            since_s += took_s
+        return Judged(len(events), found)
 
     def verdict(self, event: Event) -> Verdict | None:
         """What it has against an event, None for nothing. Its own events Hookhare does not check."""

@@ -2,6 +2,9 @@
 
 import base64
 
+import pytest
+
+from dispatcher import event_checks
 from infra.broker.base import Broker, Outgoing, ToEvents
 from schemas.messages import Message
 from tests.support.receivers import Receiver
@@ -44,6 +47,20 @@ async def test_a_schema_holds_for_what_is_published_after_its_answer(
             await publish(broker, Message(before), Message(good))
             await letters(api, number + 1)
             await system.settled({"delivered": 2 * number + 2})
+
+
+async def test_what_takes_long_to_check_is_admitted_in_more_transactions(
+    system: System, api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_checks, "_LONGEST_S", 0)  # one event in each
+    await api.subscribe(receiver.url("/hook"), tenant="acme")
+    await api.call("POST", "/v1/event-types", WANTED, expect=201)
+    good = [Message(BAD.body.replace(b"4711", b'"%d"' % number)) for number in range(6)]
+    async with system.dispatcher(), system.broker() as broker:
+        await publish(broker, *good[:3], BAD, *good[3:])
+        await letters(api, 1)
+        await system.settled({"delivered": 6})
+    assert len(receiver.requests) == 6
 
 
 async def test_its_dead_letter_says_why_and_is_checked_again_when_it_is_replayed(

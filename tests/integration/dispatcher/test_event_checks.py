@@ -1,7 +1,9 @@
 """What admission asks the catalogue of event types: by which settings, and of which events."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -42,7 +44,9 @@ async def define(store: Store, name: str, *schemas: Any) -> None:
 async def refused(checks: EventChecks, store: Store, *events: Event) -> dict[int, Problem]:
     async with store.transaction() as conn:
         version = await conn.fetchval("SELECT version FROM subscription_version")
-        return await checks.refused(conn, version, events)
+        looked_at, found = await checks.refused(conn, version, events)
+    assert looked_at == len(events)
+    return found
 
 
 @pytest.fixture
@@ -114,6 +118,36 @@ async def test_a_change_of_the_catalogue_is_seen_by_the_next_admission(
     assert await refused(checks, store, event(BAD)) == {}
     await define(store, "order.created", {"properties": {"total": {"type": "string"}}})
     assert await refused(checks, store, event(BAD)) == {0: REFUSED}
+
+
+async def test_a_flood_of_slow_checks_is_cut_into_transactions_and_others_run_between_them(
+    store: Store, settings: Settings, telemetry: Telemetry
+) -> None:
+    """All of 500 such events in one transaction would take 30 s: the server would end it, again and again."""
+    await define(store, "order.slow", {"items": {"anyOf": [{"const": [n] * 3} for n in range(60)]}})
+    slow = event(b"[%b]" % b",".join([b"[1,1,1]"] * 450), type="order.slow")
+    checks = EventChecks(settings, telemetry)
+    assert await refused(checks, store, slow) == {}
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    async with store.transaction() as conn:
+        version = await conn.fetchval("SELECT version FROM subscription_version")
+        turns = 0
+        began_s = perf_counter()
+        looked_at, found = await checks.refused(conn, version, [slow] * 500)
+        took_s = perf_counter() - began_s
+    running.cancel()
+    assert 1 <= looked_at < 500
+    assert found == {}
+    assert took_s < 2
+    assert turns > 3
 
 
 @pytest.mark.usefixtures("catalogue")
