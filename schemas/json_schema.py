@@ -64,7 +64,7 @@ class Weight(NamedTuple):
     """Steps that a check takes at most: for each value of the data, for each object, and patterns for each byte.
 
     The others are how many of the keywords that take longer for some data a value may meet: `uniqueItems`,
-    `multipleOf`, and `anyOf` and `oneOf`.
+    `multipleOf`, and `anyOf` and `oneOf`. And `expressions` is how many regular expressions the schema has.
     """
 
     of_value: int = 0
@@ -73,6 +73,7 @@ class Weight(NamedTuple):
     unique: int = 0
     multiples: int = 0
     alternatives: int = 0
+    expressions: int = 0
 
     def steps(self, data: bytes) -> int:
         """Of checking this JSON, at most."""
@@ -109,7 +110,7 @@ def weigh(schema: object) -> Weight:
     weight = scales.of(schema, "", ())
     if scales.patterns > MAX_PATTERNS:
         raise InvalidInput.of("schema", f"must have at most {MAX_PATTERNS} patterns")
-    return weight
+    return weight._replace(expressions=scales.patterns)
 
 
 class _Scales:

@@ -5,9 +5,9 @@ Schemas are compiled when an event first asks for one, and the ones used last ar
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import inf
 from time import perf_counter
 from typing import Final, Literal
@@ -23,7 +23,9 @@ from schemas.fields import is_operational
 
 log = structlog.get_logger(__name__)
 
-COMPILED: Final = 50
+MAX_COMPILED_BYTES: Final = 134_217_728  # of compiled schemas in one process, about: some thousands of usual ones
+_TIMES_ITS_TEXT: Final = 40  # what a compiled schema takes at most, measured
+_BYTES_OF_A_PATTERN: Final = 131_072
 _AT_ONCE_S: Final = 0.01  # of checks before others may run
 
 _VERSION: Final = "SELECT version FROM subscription_version"
@@ -61,6 +63,35 @@ class _Type:
     schemas: Mapping[int, bytes] = field(repr=False)
 
 
+class CompiledSchemas:
+    """The schemas that were used last, compiled: as many as take about `max_bytes`. Compiling one takes up to 70 ms."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.size_bytes = 0
+        self._max_bytes = max_bytes
+        self._known: OrderedDict[bytes, EventSchema | InvalidInput] = OrderedDict()
+
+    def of(self, text: bytes) -> EventSchema | InvalidInput:
+        """The schema, or what is wrong with it."""
+        if (schema := self._known.get(text)) is not None:
+            self._known.move_to_end(text)
+            return schema
+        try:
+            schema = EventSchema(text)
+        except InvalidInput as error:
+            schema = error
+        self._known[text] = schema
+        self.size_bytes += _about_bytes(text, schema)
+        while self.size_bytes > self._max_bytes and len(self._known) > 1:
+            self.size_bytes -= _about_bytes(*self._known.popitem(last=False))
+        return schema
+
+
+def _about_bytes(text: bytes, schema: EventSchema | InvalidInput) -> int:
+    patterns = 0 if isinstance(schema, InvalidInput) else schema.weight.expressions
+    return _TIMES_ITS_TEXT * len(text) + _BYTES_OF_A_PATTERN * patterns
+
+
 class Catalogue:
     """Every type with its schemas. `refresh` before use; then all is in memory."""
 
@@ -69,6 +100,7 @@ class Catalogue:
         self._mode: Literal["refuse", "warn", "off"] = settings.event_schema_mode
         self._refuses_unknown = settings.unknown_event_types == "refuse"
         self._types: dict[str, _Type] = {}
+        self._compiled = CompiledSchemas(MAX_COMPILED_BYTES)
         self._refreshing = asyncio.Lock()
 
     @property
@@ -128,23 +160,17 @@ class Catalogue:
             return Verdict(Problem("type", "is not in the catalogue of event types"), refused=True, unknown=True)
         if self._mode == "off" or known.newest is None:
             return None
-        problem = _problem(event, known, known.newest)
+        problem = self._problem(event, known, known.newest)
         return None if problem is None else Verdict(problem, refused=self._mode == "refuse")
 
-
-def _problem(event: Event, known: _Type, newest: int) -> Problem | None:
-    number = newest if event.schema_version is None else event.schema_version
-    text = known.schemas.get(number)
-    if text is None:
-        return Problem("dataschema", f"must name a version of the type's schema, of which the newest is {newest}")
-    try:
-        return _compiled(text).fault(event.data)
-    except InvalidInput as error:
-        # Taken by another release, which knows more. Nobody's event is refused for that.
-        log.error("event_schema.unreadable", event_type=event.type, version=number, error=str(error))  # noqa: TRY400
-        return None
-
-
-@lru_cache(maxsize=COMPILED)
-def _compiled(text: bytes) -> EventSchema:
-    return EventSchema(text)
+    def _problem(self, event: Event, known: _Type, newest: int) -> Problem | None:
+        number = newest if event.schema_version is None else event.schema_version
+        text = known.schemas.get(number)
+        if text is None:
+            return Problem("dataschema", f"must name a version of the type's schema, of which the newest is {newest}")
+        schema = self._compiled.of(text)
+        if isinstance(schema, InvalidInput):
+            # Taken by another release, which knows more. Nobody's event is refused for that.
+            log.error("event_schema.unreadable", event_type=event.type, version=number, error=str(schema))
+            return None
+        return schema.fault(event.data)
