@@ -96,10 +96,18 @@ def _problem(error: jsonschema_rs.ValidationError) -> Problem:
     match kind.name:
         case "required":
             path, message = _dotted(path, [kind.property]), "is required"  # type: ignore[attr-defined]
+        case "additionalProperties" | "unevaluatedProperties":
+            path, message = _dotted(path, kind.unexpected[:1]), "is not known to the schema, which takes no others"  # type: ignore[attr-defined]
         case "type":
             message = f"must be {' or '.join(_TYPES.get(one, f'a {one}') for one in kind.types)}"  # type: ignore[attr-defined]
         case "falseSchema":
             message = "must not have what the schema does not know, or forbids"
+        case "enum":
+            message = f"must be one of {_shown(kind.options[:_MAX_SHOWN])}"  # type: ignore[attr-defined]
+        case "const":
+            message = f"must be {_shown(kind.expected_value)}"  # type: ignore[attr-defined]
+        case "pattern":
+            message = f"must match the pattern {_shown(kind.pattern)}"  # type: ignore[attr-defined]
         case name if name in _LIMITS:
             message = f"must keep the {name} {str(kind.limit)[:40]}"  # type: ignore[attr-defined]
         case name:
@@ -121,6 +129,12 @@ def _refused(error: Exception) -> InvalidInput:
     if error.kind.name == "$ref":
         return InvalidInput.of(where, "must have a $ref only to a place in this schema")
     return InvalidInput.of(where, f"must be as {DIALECT} has it (rule {_pointer(error.schema_path)})")
+
+
+def _shown(value: object) -> str:
+    """A value of the schema."""
+    text = json.dumps(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _dotted(start: str, path: Sequence[str | int]) -> str:
