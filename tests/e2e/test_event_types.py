@@ -80,4 +80,6 @@ async def test_its_dead_letter_says_why_and_is_checked_again_when_it_is_replayed
         await api.call("POST", "/v1/event-types/order.created/versions", {"schema": {}}, expect=201)
         await api.call("POST", f"/v1/dead-letters/{again['id']}/replay")
         await system.settled({"delivered": 1})
+        (event,) = await api.all("/v1/events")
+        assert event["external_id"] == letter["message_id"]  # whatever message_id each replay was published with
     assert len(receiver.requests) == 1
