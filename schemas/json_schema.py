@@ -50,10 +50,13 @@ _LONG: Final = re.compile(rb"[0-9]{19,}")
 _LONGER: Final = 100
 # What takes `multipleOf` so much longer as well: decimals that are long, and powers of ten.
 _ROUGH: Final = re.compile(rb"[0-9]{14,18}+\.[0-9]|[0-9][eE][+-]?[0-9]{2,}[\s,\]}]")
-# Integers of which `uniqueItems` puts many, or all, in one bucket, where it compares each with each.
+# Integers of which `uniqueItems` puts many in one bucket, as one float stands for them, and compares each with each
+# there; and those beyond 64 bits, which are all in one, and take longer.
 _NEAR: Final = re.compile(rb"[0-9]{17,}")
-_STEPS_OF_A_NEAR_ONE: Final = 700
-_STEPS_OF_A_LONG_PAIR: Final = 20
+_STEPS_OF_A_NEAR_PAIR: Final = 2
+_STEPS_OF_A_NEAR_ONE: Final = 1000  # at most: a bucket has its bounds
+_BEYOND: Final = re.compile(rb"[0-9]{20,}|9[2-9][0-9]{17}")
+_STEPS_OF_A_PAIR_BEYOND: Final = 20
 _BYTES_A_STEP: Final = 20  # copied into an error
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _REPETITION: Final = re.compile(r"\{(\d+)(?:,(\d*))?\}")
@@ -83,8 +86,9 @@ class Weight(NamedTuple):
         steps = self.of_value * (values + _LONGER * (long + rough)) + self.multiples * _STEPS_OF_A_MULTIPLE * values
         steps += self.of_object * data.count(b"{") + self.patterns * len(data) // 4
         if self.unique:
-            near = len(_NEAR.findall(data))
-            steps += self.unique * (_STEPS_OF_A_NEAR_ONE * near + _STEPS_OF_A_LONG_PAIR * long * long)
+            near, beyond = len(_NEAR.findall(data)), len(_BEYOND.findall(data))
+            of_near = near * min(_STEPS_OF_A_NEAR_PAIR * near, _STEPS_OF_A_NEAR_ONE)
+            steps += self.unique * (of_near + _STEPS_OF_A_PAIR_BEYOND * beyond * beyond)
         return steps
 
     def steps_to_tell(self, data: bytes) -> int:

@@ -149,6 +149,7 @@ def test_unique_items_of_integers_that_are_long_are_compared_each_with_each() ->
     unique, texts = weigh({"items": {"uniqueItems": True}}), [b"%d" % (2**63 + n) for n in range(3000)]
     assert unique.steps(b"[[%b]]" % b",".join(texts)) > MAX_STEPS
     assert unique.steps(b"[[%b]]" % b",".join(texts[:100])) < MAX_STEPS
+    assert unique.steps(b"[[%b]]" % b",".join(b"%d" % (2**62 + n) for n in range(500))) < MAX_STEPS
     near = [b"%d" % (9 * 10**17 + n) for n in range(6000)]  # many of them are one number of 53 bits
     assert unique.steps(b"[[%b]]" % b",".join(near)) > MAX_STEPS
     assert unique.steps(b"[[%b]]" % b",".join(b"%d" % n for n in range(30_000))) < MAX_STEPS
