@@ -2,6 +2,7 @@
 
 import base64
 
+import orjson
 import pytest
 
 from dispatcher import event_checks
@@ -49,18 +50,19 @@ async def test_a_schema_holds_for_what_is_published_after_its_answer(
             await system.settled({"delivered": 2 * number + 2})
 
 
-async def test_what_takes_long_to_check_is_admitted_in_more_transactions(
+async def test_what_takes_long_to_check_is_admitted_in_more_transactions_and_in_order_all_the_same(
     system: System, api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_checks, "_LONGEST_S", 0)  # one event in each
-    await api.subscribe(receiver.url("/hook"), tenant="acme")
+    await api.subscribe(receiver.url("/hook"), tenant="acme", ordered=True)
     await api.call("POST", "/v1/event-types", WANTED, expect=201)
     good = [Message(BAD.body.replace(b"4711", b'"%d"' % number)) for number in range(6)]
-    async with system.dispatcher(), system.broker() as broker:
-        await publish(broker, *good[:3], BAD, *good[3:])
-        await letters(api, 1)
+    async with system.dispatcher(ordered_admission=True), system.broker() as broker:
+        for one in (*good[:3], BAD, BAD, *good[3:]):
+            await publish(broker, one)
+        await letters(api, 2)
         await system.settled({"delivered": 6})
-    assert len(receiver.requests) == 6
+    assert [orjson.loads(request.body)["data"]["total"] for request in receiver.requests] == list("012345")
 
 
 async def test_its_dead_letter_says_why_and_is_checked_again_when_it_is_replayed(
