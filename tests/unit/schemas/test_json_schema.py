@@ -120,6 +120,8 @@ def test_what_a_pattern_has_with_its_counts_written_out(pattern: str, parts: int
         ("^.{0,}a$", 9),
         ("^a|b$", 9),
         ("(.{0,60}a){2}z", 1 + 4 * 123),
+        ("^?(.{0,60}a){2}z", 1 + 4 * 123),
+        ("^{0}(.{0,60}a){2}z", 1 + 4 * 123),
     ],
 )
 def test_a_pattern_that_may_go_on_anywhere_costs_all_its_parts_for_each_byte(pattern: str, quarters: int) -> None:
