@@ -6,7 +6,8 @@ A schema that refers to itself has no such bound: one of two lines took 85 s for
 
 - `$ref` is `#` and a JSON pointer, within the schema. Nothing is fetched from elsewhere, so that a check depends on
   nothing but the catalogue; and nothing refers to itself.
-- Regular expressions are those of Rust's `regex`, which takes linear time: no look-ahead, no backreference.
+- Regular expressions are those of Rust's `regex`, which takes linear time: no look-ahead, no backreference. They
+  have no flag x.
 - `format` and the `content…` keywords are notes, as the draft has it, and are not checked. `pattern` is.
 """
 
@@ -60,6 +61,7 @@ _STEPS_OF_A_PAIR_BEYOND: Final = 20
 _BYTES_A_STEP: Final = 20  # copied into an error
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _REPETITION: Final = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_VERBOSE: Final = re.compile(r"\(\?[A-Za-z-]*x")  # spaces and comments may stand before a count
 _CLASS: Final = re.compile(r"\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]")
 
 
@@ -229,6 +231,8 @@ def _patterns(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _check_pattern(pattern: str, pointer: str) -> None:
     if len(pattern) > MAX_PATTERN_CHARS:
         raise InvalidInput.of(_named(pointer), f"must be at most {MAX_PATTERN_CHARS} characters long")
+    if _VERBOSE.search(re.sub(r"\\.", "", pattern)):
+        raise InvalidInput.of(_named(pointer), "must not have the flag x: what it counts could not be told")
     if repeated(pattern) > MAX_REPEATED:
         raise InvalidInput.of(
             _named(pointer),

@@ -26,6 +26,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "itself by a property": ({"properties": {"not": {"$ref": "#/properties"}}}, "schema.properties.not", "to itself"),
     "a long pattern": ({"pattern": "a" * 257}, "schema.pattern", "at most 256 characters"),
     "a pattern that counts far": ({"pattern": "(a{0,9}b){20}"}, "schema.pattern", "must not count so far"),
+    "a pattern with spaces": ({"pattern": "(?ix)((. {0,60} a) {9} b) {9}"}, "schema.pattern", "not have the flag x"),
     "a name that counts far": ({"patternProperties": {"a{200}": True}}, "schema.patternProperties", "not count so far"),
     "many patterns": ({"properties": {f"a{n}": {"pattern": "a"} for n in range(33)}}, "schema", "at most 32 patterns"),
     "many rules": ({"items": {"anyOf": [{"const": n} for n in range(400)]}}, "schema.items", "must not be so large"),
@@ -69,6 +70,10 @@ def test_a_value_has_one_name_and_meets_the_rules_of_one_property() -> None:
     assert many.of_value == one.of_value
     assert many.of_object == 50
     assert weigh({"allOf": [{"minLength": n} for n in range(50)]}).of_value > 50
+
+
+def test_an_x_that_is_no_flag_is_taken() -> None:
+    assert weigh({"pattern": r"^\(?x(?P<x>y)(?i)x$"}).patterns == 1
 
 
 def test_steps_grow_with_the_data() -> None:
