@@ -109,6 +109,8 @@ def all_routes() -> list[Route]:
         stats,
         events,
         event_batches,
+        event_actions,
+        bulk_deliveries,
         event_types,
         deliveries,
         attempts,

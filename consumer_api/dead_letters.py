@@ -27,7 +27,7 @@ from infra.store import dead_letters, history
 from infra.store.dead_letters import DeadLetter, DeadLetterRow
 from infra.store.expunging import EXPUNGED
 from schemas.deliveries import DeadLetterKind
-from schemas.events import ACCEPTED_MS_HEADER, REPLAYED_ID_HEADER, Event, Unreadable, read_event
+from schemas.events import ACCEPTED_MS_HEADER, ID_HEADER, Event, Unreadable, read_event
 from schemas.fields import type_fault
 from schemas.ids import DEAD_LETTER, event_key, public_id
 from schemas.messages import Message
@@ -145,15 +145,13 @@ async def _publish(request: web.Request, conn: asyncpg.Connection, letter: DeadL
         raise expunged(EXPUNGED)
     if letter.body is None or letter.properties is None:
         raise conflict("its message was not kept")
-    came = dead_letters.unpack_message(letter.body, letter.properties)
-    # The broker gives each message an id of its own, so the one it came with does not name the event again.
-    message = replace(_without_our_headers(came), message_id=None)
-    if letter.row.kind == DeadLetterKind.INVALID:  # it could be read: what its producer knows it by may be that id
-        first_id = came.headers.get(REPLAYED_ID_HEADER, letter.row.message_id)
-        message = replace(message, headers={**message.headers, REPLAYED_ID_HEADER: first_id})
-    settings, now, made_id = request.app[SETTINGS], datetime.now(UTC), str(uuid7())
-    event, key = read_event(message, now=now, fresh_id=made_id, max_bytes=settings.max_event_bytes), None
-    if isinstance(event, Event) and event.external_id != made_id:
+    settings, now = request.app[SETTINGS], datetime.now(UTC)
+    stored = dead_letters.unpack_message(letter.body, letter.properties)
+    # Under the message_id that it came with first: the broker gives it another one each time.
+    came = replace(stored, message_id=letter.row.message_id or stored.message_id)
+    event = read_event(came, now=now, fresh_id=str(uuid7()), max_bytes=settings.max_event_bytes)
+    message, key = _without_our_headers(stored), None
+    if isinstance(event, Event):
         accepted_ms = int(now.timestamp() * 1000)
         ours = {ACCEPTED_MS_HEADER: accepted_ms, ID_HEADER: event.external_id}
         message = replace(message, headers={**message.headers, **ours})

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, St
 
 from consumer_api.queries import ListQuery
 from consumer_api.query_fields import EventType, within_rule
-from consumer_api.reading import MAX_DEPTH, parse_json, read_raw_json
+from consumer_api.reading import parse_json, read_body
 from schemas.errors import InvalidInput
 from schemas.fields import OPERATIONAL_WORD, description_fault, is_operational
 from schemas.inputs import Input, read_input, rule

@@ -30,7 +30,6 @@ from consumer_api.views import (
     DeadLetterView,
     DeadLetterWithBodyView,
     DeliveryView,
-    DeliveryWithAttemptsView,
     ErrorDetail,
     EventView,
     ExpungedView,
@@ -297,6 +296,38 @@ def _text(body: bytes) -> str | None:
         return body.decode()
     except UnicodeDecodeError:
         return None
+
+
+def bulk_view(matched: int, changed: int, next_after: UUID | None, *, dry_run: bool = False) -> BulkView:
+    return {
+        "dry_run": dry_run,
+        "matched": matched,
+        "changed": changed,
+        "has_more": next_after is not None,
+        "next_cursor": None if next_after is None else encode_cursor(next_after),
+    }
+
+
+def redelivery_view(event_id: UUID, results: Sequence[RedeliveredView], next_after: UUID | None) -> RedeliveryView:
+    counts = Counter(one["result"] for one in results)
+    return {
+        "event_id": public_id(EVENT, event_id),
+        "redelivered": counts["redelivered"],
+        "created": counts["created"],
+        "skipped": counts["skipped"],
+        "deliveries": list(results),
+        "has_more": next_after is not None,
+        "next_cursor": None if next_after is None else encode_cursor(next_after),
+    }
+
+
+def expunged_view(done: Expunction) -> ExpungedView:
+    return {
+        "id": public_id(EVENT, done.event_id),
+        "expunged_at": done.expunged_at,
+        "canceled": done.canceled,
+        "in_progress": done.in_progress,
+    }
 
 
 def accepted_view(event: Event, key: UUID, *, duplicate: bool, warnings: Sequence[Problem] = ()) -> AcceptedEventView:

@@ -36,7 +36,8 @@ JSON: Final = "application/json"
 DEFAULT_TENANT: Final = "default"
 UNKNOWN_SOURCE: Final = "unknown"
 ACCEPTED_MS_HEADER: Final = "hookhare-accepted-ms"
-REPLAYED_ID_HEADER: Final = "hookhare-replayed-id"  # the AMQP message_id that an event came with at first
+# The id of an event that is published again. Its producer may have said it as the message_id, which is another then.
+ID_HEADER: Final = "hookhare-id"
 TRACEPARENT_HEADER: Final = "traceparent"
 
 # How far the time of acceptance may be from now: it becomes part of the event's key, which names its day's partition.
@@ -183,9 +184,13 @@ def _event(found: Found, message: Message, *, now: datetime, fresh_id: str) -> E
             "type", "is required: as a CloudEvents attribute, the AMQP property type, or a member of the body"
         )
     source = _ruled(source_fault, ("source", told.get("source")), ("AMQP app_id", message.app_id))
-    replayed_id = message.headers.get(REPLAYED_ID_HEADER)
-    message_id = replayed_id if isinstance(replayed_id, str) else message.message_id
-    external_id = _ruled(id_fault, ("id", told.get("id")), ("AMQP message_id", message_id))
+    given = message.headers.get(ID_HEADER)
+    external_id = _ruled(
+        id_fault,
+        ("id", told.get("id")),
+        (ID_HEADER, given if isinstance(given, str) else None),
+        ("AMQP message_id", message.message_id),
+    )
     subject = _ruled(subject_fault, ("subject", told.get("subject")))
     return Event(
         tenant=_ruled(tenant_fault, ("tenant", told.get("tenant"))) or DEFAULT_TENANT,

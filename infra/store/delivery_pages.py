@@ -56,7 +56,8 @@ async def list_page(
     """The next deliveries that are wanted, `limit` of them at most."""
     async with conn.transaction():
         await conn.execute(PLAN_ANEW)
-        owners = await _owners(conn, wanted.deliveries)
+        by_replay = await _by_replay(conn, wanted.deliveries)
+        owners = None if by_replay else await _owners(conn, wanted.deliveries)
         if owners == 0 or not await _of_its_tenant(conn, wanted.deliveries):
             return Page([], None)
         in_index = _in_the_index(wanted, by_replay=by_replay)
@@ -70,7 +71,8 @@ def _in_the_index(wanted: AttemptedFilter, *, by_replay: bool) -> bool:
     """Whether each row of the stream is one that is wanted."""
     of = wanted.deliveries
     by_row = wanted.status_class or wanted.text or of.event_type or not GIVEN_UP.issuperset(of.statuses)
-    return not by_row and of.event_id is None
+    of_replay = by_replay == (of.replay_id is not None) and not (by_replay and of.statuses)
+    return not by_row and of_replay and of.event_id is None
 
 
 def _share(scanned_rows: int, wanted: AttemptedFilter, owners: int | None, *, least: int) -> int:
@@ -121,7 +123,8 @@ def _stream(
     if by_replay:
         bounds.append(table.c.replay_id == wanted.replay_id)
     # Each status on its own: an index has the rows of one in order, and not those of two.
-    alone = [[table.c.status == status] for status in wanted.statuses if GIVEN_UP.issuperset(wanted.statuses)]
+    statuses = wanted.statuses if not by_replay and GIVEN_UP.issuperset(wanted.statuses) else ()
+    alone = [[table.c.status == status] for status in statuses]
     owner = wanted.tenant if owners else None
     parts = [_part([*bounds, *status], owner, most) for status in alone or [[]]]
     if len(parts) == 1:

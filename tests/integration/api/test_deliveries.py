@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 from yarl import URL
 
 from infra.store.store import Store
-from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, SUBSCRIPTION, public_id
+from schemas.ids import ATTEMPT, DEAD_LETTER, DELIVERY, EVENT, REPLAY, SUBSCRIPTION, public_id
 from tests.support import rows
 from tests.support.api import ApiClient
 

@@ -41,6 +41,8 @@ ROUTES = [
     ("POST", "/v1/events/batch"),
     ("GET", "/v1/events"),
     ("GET", "/v1/events/x"),
+    ("POST", "/v1/events/x/redeliver"),
+    ("POST", "/v1/events/x/expunge"),
     ("POST", "/v1/event-types"),
     ("GET", "/v1/event-types"),
     *((method, "/v1/event-types/x") for method in ("GET", "PATCH", "DELETE")),
