@@ -1,7 +1,7 @@
 """How long the API takes for a page of deliveries, of 1,000,000 in a month, at the start of a list and at its end.
 
 Each filter is one that an index knows, or one that it does not: of a type there may be every fortieth, or nothing. The
-times are those of a caller on this machine, one request after the other.
+times are those of a caller on this machine, one request after the other. Then all of them are exported.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,9 @@ from time import perf_counter
 from typing import Final
 from uuid import UUID
 
+import aiohttp
 import asyncpg
+import psutil
 
 from consumer_api.cursors import encode_cursor
 from infra.settings import read_settings
@@ -85,7 +87,22 @@ async def measure() -> figures.Figures:
                 found[f"pages.{name}.first_ms"] = await _times_ms(api, wanted)
                 if "created_after" not in wanted:
                     found[f"pages.{name}.last_ms"] = await _times_ms(api, {**wanted, "cursor": at_the_end})
+            found["export.rows_per_s"], found["export.grown_mb"] = await _export(api)
     return found
+
+
+async def _export(api: ApiClient) -> tuple[list[float], list[float]]:
+    """Rows a second, and by how much the process has grown since the first tenth; it has the caller too."""
+    began, rows, early_bytes = perf_counter(), 0, 0
+    process, timeout = psutil.Process(), aiohttp.ClientTimeout(total=None, sock_read=60)
+    headers = {"Authorization": f"Bearer {api.key}", "Accept": "application/x-ndjson"}
+    async with api.session.get(f"{api.url}/v1/deliveries", headers=headers, timeout=timeout) as response:
+        async for part in response.content.iter_any():
+            rows += part.count(b"\n")
+            if not early_bytes and rows > DELIVERIES // 10:
+                early_bytes = process.memory_info().rss
+    assert rows == DELIVERIES
+    return [rows / (perf_counter() - began)], [(process.memory_info().rss - early_bytes) / 1e6]
 
 
 async def _times_ms(api: ApiClient, query: Mapping[str, str]) -> list[float]:
