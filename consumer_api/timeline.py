@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final, Literal, cast
 
-from consumer_api.views import TimelineEntryView
+from consumer_api.views import TimelineEntryView, TimelineStep
 from infra.store.audit import Deed
 from infra.store.dead_letters import DeadLetterRow
 from infra.store.deliveries import DeliveryRow
@@ -18,20 +18,6 @@ from schemas.deliveries import Status
 from schemas.ids import ATTEMPT, DEAD_LETTER, REPLAY, key_time, public_id
 
 BY_HAND: Final = ("delivery.replayed", "delivery.retried")  # actions of the audit log
-
-_What = Literal[
-    "event_accepted",
-    "event_admitted",
-    "cycle_began",
-    "retried",
-    "attempt",
-    "dead",
-    "discarded",
-    "held",
-    "in_progress",
-    "retry_due",
-    "canceled",
-]
 
 
 def timeline(
@@ -59,7 +45,7 @@ def timeline(
     return sorted(entries, key=lambda entry: entry["at"])
 
 
-def _entry(at: datetime, what: _What, cycle: int, reason: str | None = None) -> TimelineEntryView:
+def _entry(at: datetime, what: TimelineStep, cycle: int, reason: str | None = None) -> TimelineEntryView:
     return {
         "at": at,
         "what": what,

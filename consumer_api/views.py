@@ -165,6 +165,21 @@ class AttemptView(TypedDict):
     url: EndpointUrl
 
 
+TimelineStep = Literal[
+    "event_accepted",
+    "event_admitted",
+    "cycle_began",
+    "retried",
+    "attempt",
+    "dead",
+    "discarded",
+    "held",
+    "in_progress",
+    "retry_due",
+    "canceled",
+]
+
+
 class TimelineEntryView(TypedDict):
     """Something that happened to a delivery, or is to. Only what its rows tell: a wait that is over left none.
 
@@ -174,19 +189,7 @@ class TimelineEntryView(TypedDict):
     """
 
     at: datetime
-    what: Literal[
-        "event_accepted",
-        "event_admitted",
-        "cycle_began",
-        "retried",
-        "attempt",
-        "dead",
-        "discarded",
-        "held",
-        "in_progress",
-        "retry_due",
-        "canceled",
-    ]
+    what: TimelineStep
     cycle: int
     reason: str | None
     attempt_id: AttemptId | None
