@@ -6,7 +6,7 @@ import pytest
 
 from tests.soak.run import soak
 
-SEED, SECONDS = 11, 20
+SEED, SECONDS = 11, 12
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "embedded"])
