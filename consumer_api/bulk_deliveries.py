@@ -36,30 +36,19 @@ _Act = Callable[[asyncpg.Connection, list[UUID]], Awaitable[list[UUID]]]
 
 
 def routes() -> list[Route]:
-    errors = (ErrorCode.NOT_FOUND, ErrorCode.QUERY_TOO_BROAD)
     return [
         Route(
             method="POST",
-            path="/v1/deliveries/retry",
-            operation="deliveries_retry_many",
-            handler=retry,
+            path=f"/v1/deliveries/{handler.__name__}",
+            operation=f"deliveries_{handler.__name__}_many",
+            handler=handler,
             scope=Scope.DELIVERIES_WRITE,
             query=PartQuery,
-            body=DeliveriesRetry,
+            body=body,
             answers={200: BulkView},
-            errors=errors,
-        ),
-        Route(
-            method="POST",
-            path="/v1/deliveries/cancel",
-            operation="deliveries_cancel_many",
-            handler=cancel,
-            scope=Scope.DELIVERIES_WRITE,
-            query=PartQuery,
-            body=DeliveriesCancel,
-            answers={200: BulkView},
-            errors=errors,
-        ),
+            errors=(ErrorCode.NOT_FOUND, ErrorCode.QUERY_TOO_BROAD),
+        )
+        for handler, body in ((retry, DeliveriesRetry), (cancel, DeliveriesCancel))
     ]
 
 
