@@ -27,7 +27,7 @@ from aiormq.exceptions import (
 )
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from infra.broker.amqp_mending import MendingReader
+from infra.broker.amqp_reader import MessageReader, Take
 from schemas.errors import BrokerUnavailable, ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -98,20 +98,21 @@ def reason(error: BaseException) -> str:
 class _Transport(TransportFactory):
     """Opens the socket, and keeps hold of it: aiormq closes only politely, and a peer that is gone is not polite."""
 
-    def __init__(self, *, mending: bool) -> None:
-        self._mending = mending
+    def __init__(self) -> None:
+        self.reader: MessageReader | None = None
         self.socket: asyncio.WriteTransport | None = None
 
     async def create(self, url: Any, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         tls = await kwargs.pop("ssl_context_provider").get_context() if url.scheme == "amqps" else None
         kwargs.pop("ssl_context_provider", None)
         loop = asyncio.get_running_loop()
-        reader = (MendingReader if self._mending else asyncio.StreamReader)(loop=loop)
+        reader = MessageReader(loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
             self.socket, _ = await loop.create_connection(lambda: protocol, url.host, url.port, ssl=tls, **kwargs)
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
+        self.reader = reader
         return reader, asyncio.StreamWriter(self.socket, protocol, reader, loop)
 
 
@@ -123,12 +124,12 @@ def _is_news(record: logging.LogRecord) -> bool:
 class Wire(aio_pika.Connection):
     """One connection. Nothing about it comes back when it is lost."""
 
-    def __init__(self, url: str, *, name: str, mending: bool) -> None:
+    def __init__(self, url: str, *, name: str) -> None:
         parsed = make_url(url)
         if "heartbeat" not in parsed.query:
             parsed = make_url(parsed, heartbeat=_HEARTBEAT_S)
         super().__init__(parsed, client_properties={"connection_name": name})
-        self._transport = _Transport(mending=mending)
+        self._transport = _Transport()
         self.kwargs["transport_factory"] = self._transport  # aio-pika passes these on to aiormq
         self._lost: asyncio.Future[Any] | None = None
 
@@ -165,6 +166,11 @@ class Wire(aio_pika.Connection):
         )
         assert isinstance(channel, Channel)
         return channel
+
+    def hand_over(self, channel: Channel, take: Take) -> None:
+        """From now on give the messages that come on `channel` to `take`, which is quick and raises nothing."""
+        assert self._transport.reader is not None
+        self._transport.reader.hand_over(channel.number, take)
 
     @property
     def lost(self) -> bool:
@@ -224,7 +230,6 @@ class Link(Generic[T]):
         self._name = name
         self._prepare = prepare
         self._timeout_s = timeout_s
-        self._mending = False
         self._wire: Wire | None = None
         self._made: T | None = None
         self._up = asyncio.Event()
@@ -278,7 +283,6 @@ class Link(Generic[T]):
             cause = await self._wire.wait_lost()
             self._why = "the connection to RabbitMQ was lost" + (f" ({reason(cause)})" if cause else "")
             log.warning("%s: %s", self._name, self._why)
-            self._mending = self._mending or _is_undecodable(cause)
             await self._drop()
 
     async def _reconnect(self) -> None:
@@ -290,7 +294,7 @@ class Link(Generic[T]):
                 await self._connect()
 
     async def _connect(self) -> None:
-        wire = Wire(self._url, name=self._name, mending=self._mending)
+        wire = Wire(self._url, name=self._name)
         await wire.dial(timeout_s=self._timeout_s)
         try:
             with amqp_faults("preparing the connection to RabbitMQ"):
@@ -314,8 +318,3 @@ class Link(Generic[T]):
         level = logging.INFO if isinstance(error, BrokerUnavailable) else logging.ERROR
         told = isinstance(error, BrokerUnavailable | ConfigurationError)  # in full, by its message
         log.log(level, "%s: %s; trying again", self._name, error, exc_info=None if told else error)
-
-
-def _is_undecodable(cause: BaseException | None) -> bool:
-    """Whether a connection ended because a frame could not be decoded; pamqp's errors come through in many types."""
-    return isinstance(cause, Exception) and not isinstance(cause, AMQPConnectionError | OSError | EOFError)

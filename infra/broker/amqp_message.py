@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import uuid4
 
-from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
+from infra.broker.amqp_properties import as_ascii, read_properties
+from infra.broker.amqp_reader import Delivered
 from infra.broker.base import Queue, Received
 from schemas.errors import PublishRefused
 from schemas.messages import HeaderValue, Message
@@ -43,11 +44,10 @@ def to_properties(message: Message) -> Basic.Properties:
     )
 
 
-def to_received(delivered: DeliveredMessage, queue: Queue, token: object) -> Received:
+def to_received(delivered: Delivered, queue: Queue, token: object) -> Received:
     """What a consumer of `queue` is handed."""
-    properties = delivered.header.properties
-    raw = properties.headers or {}
-    redelivered = bool(delivered.redelivered)
+    properties = read_properties(delivered.properties)
+    raw = properties.headers
     return Received(
         message=Message(
             body=delivered.body,
@@ -58,12 +58,19 @@ def to_received(delivered: DeliveredMessage, queue: Queue, token: object) -> Rec
             timestamp=properties.timestamp,
             app_id=properties.app_id,
         ),
-        routing_key=delivered.routing_key or "",
-        delivery_count=_delivery_count(raw) if redelivered else 0,
-        redelivered=redelivered,
+        routing_key=_routing_key(delivered.routing_key),
+        delivery_count=_delivery_count(raw) if delivered.redelivered else 0,
+        redelivered=delivered.redelivered,
         dead_lettered_from=_dead_lettered_from(raw) if queue in _GIVEN_UP else None,
         token=token,
     )
+
+
+def _routing_key(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return as_ascii(raw)
 
 
 def readable(value: Any) -> HeaderValue:

@@ -10,7 +10,7 @@ import pytest
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 
-from infra.broker.amqp_mending import UNREADABLE_HEADER
+from infra.broker.amqp_properties import UNREADABLE_HEADER
 from infra.broker.base import Outgoing, Queue, Received, ToEvents
 from tests.contract.steps import PATIENCE_S, event, publish, receive, receive_count, receive_until, what_is_left
 from tests.support.rabbitmq import rabbit
@@ -113,6 +113,7 @@ async def test_a_message_that_cannot_be_decoded_is_handed_out_with_its_body(rabb
                 batch = await consumer.receive(10)
                 received |= {one.message.body: one for one in batch}
                 await consumer.ack(batch)
+        assert received[b"original bytes"].delivery_count == 0  # no connection was lost over it
         message = received[b"original bytes"].message
         assert message.headers[UNREADABLE_HEADER] in {"timestamp", "message_type", "headers"}
         if b"kept" in UNDECODABLE[name][1]:
@@ -131,4 +132,5 @@ async def test_a_routing_key_that_is_not_text_keeps_nobody_from_consuming(rabbit
         await publish_raw(rabbit_url, (0, b""), b"original bytes", routing_key="Füße".encode("latin-1"))
         (received,) = await receive(consumer)
         assert (received.message.body, received.routing_key) == (b"original bytes", "F??e")
+        assert received.delivery_count == 0
         await consumer.ack([received])

@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from aiormq.abc import DeliveredMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from infra.broker.amqp_message import to_properties, to_received
+from infra.broker.amqp_reader import Delivered
 from infra.broker.base import Queue, Received
 from schemas.errors import PublishRefused
 from schemas.messages import HeaderValue, Message
@@ -25,17 +25,9 @@ HEADERS: st.SearchStrategy[dict[str, HeaderValue]] = st.dictionaries(
 )
 
 
-def over_the_wire(message: Message) -> ContentHeader:
-    written = ContentHeader(body_size=len(message.body), properties=to_properties(message)).marshal()
-    read = ContentHeader()
-    read.unmarshal(written)
-    return read
-
-
-def received(header: ContentHeader, *, queue: Queue = Queue.EVENTS, redelivered: bool = False) -> Received:
-    delivery = Basic.Deliver("tag", 1, redelivered, "hookhare.events", "order.created")
-    channel: Any = None
-    return to_received(DeliveredMessage(delivery, header, b"body", channel), queue, token=None)
+def received(properties: Basic.Properties, *, queue: Queue = Queue.EVENTS, redelivered: bool = False) -> Received:
+    raw = ContentHeader(properties=properties).marshal()[12:]  # without class, weight and size
+    return to_received(Delivered(1, redelivered, b"order.created", raw, b"body"), queue, token=None)
 
 
 @given(headers=HEADERS, content_type=PROPERTY, kind=PROPERTY, seconds=st.integers(0, 2**32 - 1))
@@ -44,7 +36,7 @@ def test_headers_and_properties_come_back_as_they_were(
 ) -> None:
     moment = datetime.fromtimestamp(seconds, UTC)
     sent = Message(b"body", headers, content_type=content_type, type=kind, timestamp=moment, app_id=kind)
-    got = received(over_the_wire(sent)).message
+    got = received(to_properties(sent)).message
     assert dict(got.headers) == headers
     assert {name: type(value) for name, value in got.headers.items()} == {
         name: type(value) for name, value in headers.items()
@@ -65,8 +57,8 @@ BROKERS_OWN: dict[str, Any] = {
 
 
 def test_what_the_broker_wrote_is_read_and_not_passed_on() -> None:
-    header = ContentHeader(properties=Basic.Properties(headers={**BROKERS_OWN, "x-deathly": "kept"}))
-    got = received(header, queue=Queue.DEAD_LETTERS, redelivered=True)
+    properties = Basic.Properties(headers={**BROKERS_OWN, "x-deathly": "kept"})
+    got = received(properties, queue=Queue.DEAD_LETTERS, redelivered=True)
     assert dict(got.message.headers) == {"x-deathly": "kept"}
     assert (got.delivery_count, got.dead_lettered_from) == (2, "hookhare.work")
 
@@ -89,17 +81,17 @@ def test_what_looks_like_the_brokers_is_not_published() -> None:
     ],
 )
 def test_where_a_dead_letter_comes_from(headers: dict[str, Any], expected: str | None) -> None:
-    header = ContentHeader(properties=Basic.Properties(headers=headers))
-    assert received(header, queue=Queue.DEAD_LETTERS).dead_lettered_from == expected
-    assert received(header, queue=Queue.WORK).dead_lettered_from is None  # every retry has died in the ladder
+    properties = Basic.Properties(headers=headers)
+    assert received(properties, queue=Queue.DEAD_LETTERS).dead_lettered_from == expected
+    assert received(properties, queue=Queue.WORK).dead_lettered_from is None  # every retry has died in the ladder
 
 
 @pytest.mark.parametrize(("count", "expected"), [(None, 1), ("forged", 1), (-1, 1), (0, 1), (7, 7)])
 def test_the_delivery_count_of_a_redelivery_is_at_least_one(count: Any, expected: int) -> None:
     headers = {} if count is None else {"x-delivery-count": count}
-    header = ContentHeader(properties=Basic.Properties(headers=headers))
-    assert received(header, redelivered=True).delivery_count == expected
-    assert received(header).delivery_count == 0
+    properties = Basic.Properties(headers=headers)
+    assert received(properties, redelivered=True).delivery_count == expected
+    assert received(properties).delivery_count == 0
 
 
 @pytest.mark.parametrize("headers", [{"n": 2**63}, {"n": -(2**63) - 1}, {"t": "x" * 130_000}, {"t": "☃" * 40_000}])
