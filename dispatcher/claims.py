@@ -1,6 +1,8 @@
 """Claims on deliveries that are stored already: due ones by their work item, held ones by the feeder."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +16,24 @@ from dispatcher.lanes import Claim
 from infra.store import statements as sql
 from infra.store.store import Store
 from schemas.work import WorkItem
+
+
+class Opening(NamedTuple):
+    """An endpoint that may be opened if no more than `most` of its backlog are claimed. `full_in_s`: in so many seconds
+    the bucket of its rate limit is full."""
+
+    most: int
+    full_in_s: float
+
+
+class Fed(NamedTuple):
+    """Claims on held deliveries, and the endpoints that were opened with them."""
+
+    claims: list[Claim]
+    opened: Sequence[UUID]
+
+
+NO_OPENINGS: Final[Mapping[UUID, Opening]] = {}
 
 
 class Claims:
@@ -42,8 +62,9 @@ class Claims:
             await self._index.refresh(connection)
             return await _with_events(connection, rows, claimed_s)
 
-    async def held(self, rooms: Mapping[UUID, int]) -> list[Claim]:
-        """Claim from backlogs whose leases this dispatcher holds, of each so many at most. Raises StoreError.
+    async def held(self, rooms: Mapping[UUID, int], openings: Mapping[UUID, Opening] = NO_OPENINGS) -> Fed:
+        """Claim from backlogs whose leases this dispatcher holds, of each so many at most, and open endpoints of which
+        nothing is held any more. Raises StoreError.
 
         In strict order it is the next one at most, and only if it may go now.
         """
@@ -51,15 +72,28 @@ class Claims:
         async with self._store.transaction() as connection:
             await self._index.refresh(connection)  # for what is in order
             in_order = sorted(one for one in rooms if (endpoint := self._index.get(one)) and endpoint.ordered)
+            if under_lock := sorted({*in_order, *openings}):
+                # Before the claims: what others are holding just now is among them then, and not in the way.
+                await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, under_lock)
             rows: list[asyncpg.Record] = []
             if in_order:
-                await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, in_order)
                 rows += await self._fetch(connection, sql.CLAIM_IN_ORDER, in_order)
             if others := {one: room for one, room in rooms.items() if one not in in_order}:
                 rows += await self._fetch(connection, sql.CLAIM_HELD, list(others), list(others.values()))
             if rows:
                 await self._index.refresh(connection)
-            return await _with_events(connection, rows, claimed_s, in_order=in_order)
+            opened = await self._open(connection, openings, Counter(row["subscription_id"] for row in rows))
+            return Fed(await _with_events(connection, rows, claimed_s, in_order=in_order), opened)
+
+    async def _open(
+        self, connection: asyncpg.Connection, openings: Mapping[UUID, Opening], claimed: Mapping[UUID, int]
+    ) -> Sequence[UUID]:
+        over = sorted(one for one, opening in openings.items() if claimed.get(one, 0) <= opening.most)
+        if not over:
+            return []
+        full_in_s = [openings[one].full_in_s for one in over]
+        opened = await connection.fetch(sql.CLOSE_BACKLOGS, self._heartbeat.incarnation, over, full_in_s)
+        return [row["id"] for row in opened]
 
     async def lost(self, known: set[UUID], *, age_s: float) -> list[Claim]:
         """Claims of ours that are older than `age_s` and not among `known`: their commit's answer was lost."""

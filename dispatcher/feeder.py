@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from dispatcher.breakers import Breakers
-from dispatcher.claims import Claims
+from dispatcher.claims import Claims, Opening
 from dispatcher.clock import boot_s
 from dispatcher.core.breaker import Open
 from dispatcher.due import room_for_claims
@@ -128,19 +128,45 @@ class Feeder:
                 self._paces.begin(row["id"], full_in_s=row["full_in_s"] or 0.0)
 
     async def _feed(self, subscriptions: Collection[UUID]) -> None:
-        """Claim from these backlogs what their endpoints take now; open the endpoints of those that are empty."""
+        """Claim from these backlogs what their endpoints take now; open the endpoints of those that are over."""
         turns = self._in_turn(subscriptions)
         while rooms := self._rooms(turns):
-            with self._lanes.reserved(sum(rooms.values())):
-                claims = await self._claims.held(rooms)
-            for claim in claims:
+            openings = self._openings(rooms)
+            with self._lanes.reserved(sum(rooms.values())), self._lanes.opening(openings):
+                fed = await self._claims.held(rooms, openings)
+            for claim in fed.claims:
                 self._lanes.place(claim.subscription, len(claim.content.data))
                 self._lanes.take(claim)
                 self._breakers.take(claim)
                 self._lanes.submit(claim)
             self._last = next(reversed(rooms))
-            fed = {claim.subscription for claim in claims}
-            await self._close([one for one in rooms if one not in fed and not self._lanes.in_hand_of(one)])
+            for one in fed.opened:
+                self._paces.end(one)
+                self._mine.discard(one)
+                self._lanes.held.discard(one)
+
+    def _openings(self, rooms: Iterable[UUID]) -> dict[UUID, Opening]:
+        """Which of the endpoints may be opened, if their backlogs prove to be over, and up to how many claims.
+
+        Not only those of which nothing is in hand. An endpoint that always has something to do would be held for ever
+        then, all that it gets be sent by one dispatcher, and each delivery be written and claimed once more than it has
+        to. But with half of its room free, or it would be held again at once.
+        """
+        most = {one: self._most_claims_at_opening(one) for one in rooms}
+        return {one: Opening(most[one], self._paces.full_in_s(one)) for one in rooms if most[one] >= 0}
+
+    def _most_claims_at_opening(self, subscription: UUID) -> int:
+        """Less than none: it stays held, whatever is claimed."""
+        in_hand = self._lanes.in_hand_of(subscription)
+        endpoint = self._index.get(subscription)
+        if (
+            endpoint is None
+            or endpoint.limit is not None  # what waits for its turn waits under the lease
+            or endpoint.ordered
+            or self._breakers.room(subscription, in_hand=in_hand) is not None
+        ):
+            return -in_hand
+        return (self._lanes.room_of(endpoint) - in_hand) // 2
 
     def _in_turn(self, subscriptions: Collection[UUID]) -> deque[UUID]:
         """In order of id, beginning after the one that was fed last."""
@@ -175,20 +201,6 @@ class Feeder:
         if pace is not None:
             room = min(room, pace)
         return room
-
-    async def _close(self, subscriptions: Iterable[UUID]) -> None:
-        """Open these endpoints again, those of which nothing is held any more."""
-        idle = sorted(subscriptions)
-        if not idle:
-            return
-        async with self._store.transaction() as connection:
-            await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, idle)
-            full_in_s = [self._paces.full_in_s(one) for one in idle]
-            opened = await connection.fetch(sql.CLOSE_BACKLOGS, self._heartbeat.incarnation, idle, full_in_s)
-        for row in opened:
-            self._paces.end(row["id"])
-            self._mine.discard(row["id"])
-            self._lanes.held.discard(row["id"])
 
 
 def _rest(row: asyncpg.Record, now_s: float) -> Open | None:

@@ -177,10 +177,13 @@ AMONG_PICKED: Final = "d.id = picked.id AND d.id >= (SELECT id FROM picked ORDER
 # also when there was room for one, and read the whole partition.
 _CLAIM: Final = """
 UPDATE deliveries AS d
-SET claimed_by = $1, claimed_at = clock_timestamp(), fence = d.fence + 1, updated_at = clock_timestamp()
+SET claimed_by = $1, claimed_at = clock_timestamp(), fence = d.fence + 1, updated_at = clock_timestamp(){also}
 WHERE d.id = ANY (ARRAY(SELECT id FROM picked)) AND d.id >= (SELECT id FROM picked ORDER BY id LIMIT 1)
 RETURNING d.id, d.event_id, d.subscription_id, d.cycle, d.attempts, d.fence
 """
+
+# What the feeder claims is not held any more: its endpoint can be opened while it is in hand.
+_CLAIM_WAITING: Final = _CLAIM.format(also=", status = 'pending', reason = NULL")
 
 # A work item's claim. $3…$5 arrays: delivery, cycle, attempt number; $6 the least delivery.
 # A claim that is there, live or dead, is left alone: the reconciler judges the dead and holds their rows.
@@ -192,7 +195,7 @@ WITH picked AS (
     WHERE d.id >= $6 AND d.status = 'retrying' AND d.claimed_by IS NULL AND {_FRESH}
     ORDER BY d.id FOR NO KEY UPDATE OF d
 )
-{_CLAIM}"""
+{_CLAIM.format(also="")}"""
 
 # The feeder's claim on backlogs whose leases it holds. $3, $4 arrays: subscription, how many. Live ones before replays;
 # the ordinals are of a time in strict order.
@@ -208,7 +211,7 @@ WITH picked AS (
     ) AS waiting
     WHERE {_FRESH}
 )
-{_CLAIM}"""
+{_CLAIM_WAITING}"""
 
 # The feeder's claim in strict order: of each subscription its lowest row that has not ended, if it is held, and if no
 # row of it, ended or not, has a claim. A statement of its own after LOCK_LEASES: so nobody else claims in this order
@@ -233,7 +236,7 @@ WITH lowest AS MATERIALIZED (
     WHERE d.id >= (SELECT id FROM lowest ORDER BY id LIMIT 1) AND d.status = 'held' AND d.claimed_by IS NULL
     ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED
 )
-{_CLAIM}"""
+{_CLAIM_WAITING}"""
 
 EVENTS_OF_CLAIMS: Final = """
 SELECT id, source, external_id, type, subject, time, data, traceparent, headers, expunged_at IS NOT NULL AS expunged

@@ -49,7 +49,7 @@ def claim_due(row: Row, *, cycle: int, attempt: int, me: int, fresh: bool) -> Ro
 
 def claim_held(row: Row, subscription: Subscription, *, me: int, fresh: bool) -> Row | None:
     if fresh and subscription.feeder == me and row.status is Status.HELD and row.claimed_by is None:
-        return claim(row, me)
+        return claim(row, me)._replace(status=Status.PENDING)
     return None
 
 

@@ -130,7 +130,7 @@ def feeder(state: State, me: int, rules: Rules) -> Iterator[Step]:
             rest = state.with_row(number, claimed)
             yield Step("progress", label, rest.taking(me, Task(number, row.cycle, row.attempts + 1, claimed.fence)))
             yield Step("fault", f"{label}; the answer is lost", rest)
-    if any(task.phase != "hint" for task in dispatcher.tasks):
+    if subscription.ordered and any(task.phase != "hint" for task in dispatcher.tasks):
         return
     rows = [row for _, row in state.rows()]
     if not rules.closes_under_lock and not dispatcher.saw_empty:

@@ -209,7 +209,7 @@ WRONG_TIME: Final = "at the wrong time"
 OVERTAKES: Final = "it overtakes"
 
 LEFT_OUT: Final = {
-    "settlement: the fence": LeftOut({"settle": settle_whatever_the_fence}, AT_ONCE),
+    "settlement: the fence": LeftOut({"settle": settle_whatever_the_fence}, "nobody has claimed it"),
     "settlement: nothing that has ended": LeftOut({"settle": settle_also_what_has_ended}, "without a replay"),
     "settlement: a matching fence always frees the claim": LeftOut({"settle": settle_keeping_the_claim}, CIRCLE),
     "settlement: the cycle of a late success": LeftOut(

@@ -43,7 +43,7 @@ async def test_a_dispatcher_that_lapsed_while_it_waited_for_a_token_sends_nothin
 ) -> None:
     subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation, url=receiver.url("/hook"))
     await seed.delivery(subscription)
-    (claim,) = await claims.held({subscription: 1})
+    (claim,) = (await claims.held({subscription: 1})).claims
     endpoint = index.get(subscription)
     assert endpoint is not None
     if lapsed:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -25,6 +26,8 @@ from tests.support.points import Moment, Point, Step, trap
 from tests.support.seed import Seed
 from tests.support.waiting import eventually
 
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
+NEARLY_ALL_ITS_ROOM = 50  # of the 62 deliveries that an endpoint may have in hand, of 1000
 POLICY = BreakerPolicy(window_s=60, min_attempts=3, failure_ratio=1, timeouts=3, rest_s=30, longest_rest_s=600)
 
 
@@ -68,11 +71,11 @@ async def test_a_held_endpoint_is_leased_and_fed_in_order(
     feeder: Feeder, fed: list[Claim], seed: Seed, heartbeat: Heartbeat
 ) -> None:
     subscription = await seed.subscription(mode="held")
-    deliveries = [await seed.delivery(subscription) for _ in range(5)]
+    deliveries = [await seed.delivery(subscription) for _ in range(NEARLY_ALL_ITS_ROOM)]
     async with running(feeder):
 
         async def all_fed() -> bool:
-            return len(fed) == 5
+            return len(fed) == NEARLY_ALL_ITS_ROOM
 
         await eventually(all_fed)
     assert [claim.delivery for claim in fed] == sorted(deliveries)
@@ -159,6 +162,31 @@ async def test_an_empty_backlog_opens_the_endpoint(feeder: Feeder, fed: list[Cla
     assert not fed
 
 
+@pytest.mark.parametrize(
+    ("count", "columns", "mode"),
+    [
+        (5, {}, "open"),
+        (NEARLY_ALL_ITS_ROOM, {}, "held"),  # the next ones would hold it again
+        (1, {"ordered": True}, "held"),
+        (1, {"rate_per_s": 10.0, "rate_burst": 10}, "held"),  # its turns are taken under the lease
+        (1, {"breaker_until": PAST, "breaker_times": 1}, "held"),  # what is in hand is a probe
+    ],
+    ids=["idle", "busy", "ordered", "paced", "probed"],
+)
+async def test_an_endpoint_whose_backlog_is_in_hand_is_opened_unless_something_hangs_on_its_lease(
+    feeder: Feeder, fed: list[Claim], seed: Seed, lanes: Lanes, count: int, columns: dict[str, object], mode: str
+) -> None:
+    subscription = await seed.subscription(mode="held", **columns)
+    for _ in range(count):
+        await seed.delivery(subscription)
+    await feeder._lease()
+    await feeder._feed([subscription])
+    await feeder._feed([subscription])
+    assert lanes.in_hand_of(subscription) == count
+    assert (await seed.row("subscriptions", subscription))["mode"] == mode
+    assert (subscription in lanes.held) == (mode == "held")
+
+
 @pytest.mark.parametrize("state", ["paused", "disabled"])
 async def test_a_blocked_endpoint_is_not_fed(feeder: Feeder, fed: list[Claim], seed: Seed, state: str) -> None:
     subscription = await seed.subscription(mode="held", state=state)
@@ -174,19 +202,25 @@ async def test_a_blocked_endpoint_is_not_fed(feeder: Feeder, fed: list[Claim], s
     assert (await seed.row("subscriptions", subscription))["mode"] == "held"
 
 
+@pytest.mark.parametrize(("columns", "mode"), [({}, "open"), ({"rate_per_s": 10.0, "rate_burst": 10}, "held")])
 async def test_an_endpoint_is_not_opened_over_a_row_that_is_just_being_held(
-    feeder: Feeder, seed: Seed, store: Store, heartbeat: Heartbeat
+    feeder: Feeder, fed: list[Claim], seed: Seed, store: Store, columns: dict[str, object], mode: str
 ) -> None:
-    """The race: somebody holds a row and has not committed when the feeder finds the backlog empty."""
-    subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
+    """The race: somebody holds a row and has not committed when the feeder looks. It is fed before anything is opened,
+    or nothing is."""
+    subscription = await seed.subscription(mode="held", **columns)
     delivery = await seed.delivery(subscription, status="retrying", attempts=1)
+    await feeder._lease()
     async with store.transaction() as holding:
         await holding.execute(sql.LOCK_ENDPOINTS, [subscription])
         await holding.execute("UPDATE deliveries SET status = 'held' WHERE id = $1", delivery)
-        closing = asyncio.create_task(feeder._close([subscription]))
+        feeding = asyncio.create_task(feeder._feed([subscription]))
         await eventually(lambda: _somebody_waits(store))
-    await closing
-    assert (await seed.row("subscriptions", subscription))["mode"] == "held"
+    await feeding
+    await asyncio.sleep(0)
+    assert [claim.delivery for claim in fed] == [delivery]
+    assert (await seed.row("deliveries", delivery))["status"] == "pending"
+    assert (await seed.row("subscriptions", subscription))["mode"] == mode
 
 
 async def test_leases_are_given_back_at_the_end(feeder: Feeder, seed: Seed, heartbeat: Heartbeat) -> None:

@@ -42,7 +42,7 @@ async def ordered(seed: Seed, heartbeat: Heartbeat) -> UUID:
 
 async def claimed(claims: Claims, subscription: UUID) -> list[UUID]:
     """What the feeder gets when it asks for ten."""
-    return [claim.delivery for claim in await claims.held({subscription: 10})]
+    return [claim.delivery for claim in (await claims.held({subscription: 10})).claims]
 
 
 async def update(store: Store, delivery: UUID, **columns: object) -> None:
@@ -74,7 +74,7 @@ async def test_what_it_claims_is_known_as_the_next_one(claims: Claims, seed: See
     await seed.delivery(ordered, ordinal=1)
     for _ in range(3):
         await seed.delivery(plain)
-    taken: list[Claim] = await claims.held({ordered: 10, plain: 10})
+    taken: list[Claim] = (await claims.held({ordered: 10, plain: 10})).claims
     assert sorted((claim.subscription, claim.in_order) for claim in taken) == sorted(
         [(ordered, True), (plain, False), (plain, False), (plain, False)]
     )
@@ -302,7 +302,7 @@ async def test_a_claim_by_an_older_index_is_made_of_no_ordered_backlog(
     subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation)
     for _ in range(3):
         await seed.delivery(subscription)
-    assert await claims.held({await seed.subscription(): 1}) == []  # the index is current
+    assert not (await claims.held({await seed.subscription(): 1})).claims  # the index is current
     async with store.connection() as connection:
         await connection.execute(
             "UPDATE subscriptions SET ordered = true WHERE id = $1", subscription
@@ -316,7 +316,7 @@ async def test_what_was_claimed_before_the_switch_and_not_begun_is_held(
 ) -> None:
     subscription = await seed.subscription(mode="held", feeder=heartbeat.incarnation, ordered=in_order)
     await seed.delivery(subscription)
-    (claim,) = await claims.held({subscription: 1})
+    (claim,) = (await claims.held({subscription: 1})).claims
     endpoint = index.get(subscription)
     assert endpoint is not None
     breakers = Breakers(POLICY, telemetry)
