@@ -1,11 +1,12 @@
 """`/v1/events/batch`: many events in one request, each with its own result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 from aiohttp import web
+from msgspec.structs import replace
 from typing_extensions import TypedDict
 
 from consumer_api.answers import json_answer

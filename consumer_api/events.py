@@ -1,13 +1,13 @@
 """`/v1/events`: publishing, and what was admitted."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 from uuid import UUID
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from consumer_api.answers import json_answer
 from consumer_api.context import BROKER, CALLER, CLAIMED, SETTINGS, STORE, TELEMETRY

@@ -34,6 +34,7 @@ from infra.broker.base import Consumer, Queue, Received
 from infra.broker.open import messaging_system
 from infra.settings import Settings
 from infra.store import statements as sql
+from infra.store.columns import columns
 from infra.store.dead_letters import pack_properties
 from infra.store.locks import share_subscriptions
 from infra.store.store import Store
@@ -290,7 +291,7 @@ class Admission:
 
     async def _store_events(self, connection: asyncpg.Connection, new: Sequence[Incoming]) -> None:
         if new:
-            await connection.execute(sql.INSERT_EVENTS, *map(list, zip(*map(_event_row, new), strict=True)))
+            await connection.execute(sql.INSERT_EVENTS, *columns([_event_row(one) for one in new]))
 
     async def _store_deliveries(
         self,
@@ -327,8 +328,8 @@ class Admission:
         by_id = sorted(((*row, ordinal) for row, ordinal in zip(values, ordinals, strict=True)), key=itemgetter(0))
         ours: set[UUID] = set()
         for start in range(0, len(by_id), _ROWS_A_STATEMENT):
-            columns = map(list, zip(*by_id[start : start + _ROWS_A_STATEMENT], strict=True))
-            written = await connection.fetch(sql.INSERT_DELIVERIES, self._heartbeat.incarnation, *columns)
+            some = columns(by_id[start : start + _ROWS_A_STATEMENT])
+            written = await connection.fetch(sql.INSERT_DELIVERIES, self._heartbeat.incarnation, *some)
             ours.update(record["id"] for record in written)
         for key, claim in claims.items():
             if key in ours:

@@ -12,9 +12,10 @@ did not take it; what it answers to the second is what counts.
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, TypeVar
+
+from msgspec.structs import replace
 
 from dispatcher.clock import boot_s
 from dispatcher.core.credentials import bearer

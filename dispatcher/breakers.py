@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from dispatcher.clock import boot_s
-from dispatcher.core.breaker import Breaker, BreakerPolicy, Closed, Open, health, observe, probes
+from dispatcher.core.breaker import WELL, Breaker, BreakerPolicy, Open, health, observe, probes
 from dispatcher.lanes import Claim
 from infra.store import statements as sql
 from infra.telemetry import Telemetry
@@ -19,8 +19,6 @@ from schemas.deliveries import AttemptResult
 from schemas.ids import SUBSCRIPTION, public_id
 
 log = structlog.get_logger(__name__)
-
-_CLOSED = Closed()
 
 
 class Breakers:
@@ -40,7 +38,7 @@ class Breakers:
 
     def room(self, subscription: UUID, *, in_hand: int) -> int | None:
         """How many more deliveries of its backlog may be fed; None for as many as there are."""
-        return probes(self._breakers.get(subscription, _CLOSED), in_hand=in_hand, now_s=boot_s())
+        return probes(self._breakers.get(subscription, WELL), in_hand=in_hand, now_s=boot_s())
 
     def take(self, claim: Claim) -> None:
         """A delivery that was fed: the probe, if its endpoint's breaker is open."""
@@ -54,7 +52,7 @@ class Breakers:
     def observe(self, claim: Claim, result: AttemptResult) -> None:
         """Learn from an attempt. On the hot path: an endpoint that is well costs one look-up."""
         subscription = claim.subscription
-        before = self._breakers.get(subscription, _CLOSED)
+        before = self._breakers.get(subscription, WELL)
         if self.refuses(claim):
             return  # it was under way when the breaker opened
         after = observe(before, health(result), now_s=boot_s(), policy=self._policy)
@@ -83,7 +81,7 @@ class Breakers:
 
     async def save(self, connection: asyncpg.Connection, incarnation: UUID) -> Mapping[UUID, Breaker]:
         """Write what has changed, in the caller's transaction; what is returned is `saved` once it is committed."""
-        changed = {one: self._breakers.get(one, _CLOSED) for one in sorted(self._unsaved)}
+        changed = {one: self._breakers.get(one, WELL) for one in sorted(self._unsaved)}
         if changed:
             now_s = boot_s()
             opened = {one: breaker for one, breaker in changed.items() if isinstance(breaker, Open)}
@@ -100,7 +98,7 @@ class Breakers:
 
     def saved(self, written: Mapping[UUID, Breaker]) -> None:
         """This is committed; what has changed again meanwhile is still to be saved."""
-        self._unsaved -= {one for one, breaker in written.items() if self._breakers.get(one, _CLOSED) == breaker}
+        self._unsaved -= {one for one, breaker in written.items() if self._breakers.get(one, WELL) == breaker}
 
     def _prune(self) -> None:
         """Once in a window, forget the windows that are long over."""
@@ -115,7 +113,7 @@ class Breakers:
             }
 
     def _put(self, subscription: UUID, breaker: Breaker) -> None:
-        if breaker == _CLOSED:
+        if breaker == WELL:
             self._breakers.pop(subscription, None)
         else:
             self._breakers[subscription] = breaker

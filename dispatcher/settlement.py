@@ -26,6 +26,7 @@ from dispatcher.streaks import Streaks, end_streaks
 from infra.broker.ladder import rung_ms
 from infra.store import deliveries, expunging
 from infra.store import statements as sql
+from infra.store.columns import columns
 from infra.store.store import Store
 from infra.store.streaks import Target
 from infra.telemetry import Telemetry
@@ -212,7 +213,7 @@ class Settlement:
             if outcome.attempted is not None
         ]
         if records:
-            await connection.execute(sql.INSERT_ATTEMPTS, *map(list, zip(*records, strict=True)))
+            await connection.execute(sql.INSERT_ATTEMPTS, *columns(records))
 
     def _tell(self, outcome: Outcome, *, superseded: bool) -> None:
         """The one wide line of an attempt, and what is counted of it."""
@@ -282,36 +283,37 @@ async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> 
     if not rows:
         return
     ids = sorted(rows)
-    changed = [rows[key] for key in ids]
-    delays = [row.delay_s if row.status is Status.RETRYING else None for row in changed]
-    await connection.execute(
-        sql.UPDATE_DELIVERIES,
-        ids,
-        [row.status for row in changed],
-        [row.reason and _storable(row.reason) for row in changed],
-        [row.attempts for row in changed],
-        delays,
-        # Beyond the last rung (24 h and jitter) the hint comes early and is parked again until its time.
-        [None if delay is None else max(delay, rung_ms(delay) / 1000) for delay in delays],
-        [row.claimed for row in changed],
-        ids[0],
-    )
+    changes = [_change(key, rows[key]) for key in ids]
+    await connection.execute(sql.UPDATE_DELIVERIES, *columns(changes), ids[0])
     dead = [key for key in ids if rows[key].status is Status.DEAD]
     if dead:
         await deliveries.bury(connection, dead)
+
+
+def _change(key: UUID, row: Row) -> tuple[object, ...]:
+    reason = row.reason and _storable(row.reason)
+    if row.status is not Status.RETRYING or row.delay_s is None:
+        return (key, row.status, reason, row.attempts, None, None, row.claimed)
+    # Beyond the last rung (24 h and jitter) the hint comes early and is parked again until its time.
+    rung_s = max(row.delay_s, rung_ms(row.delay_s) / 1000)
+    return (key, row.status, reason, row.attempts, row.delay_s, rung_s, row.claimed)
 
 
 def _attempts(batch: Sequence[Outcome], settled: Sequence[Settled]) -> Iterator[tuple[Target, Said, Failures]]:
     """What the attempts of a batch say of their endpoints."""
     for outcome, result in zip(batch, settled, strict=True):
         if outcome.attempted is not None:
-            claim, verdict = outcome.claim, outcome.verdict
-            reason = "" if isinstance(verdict, Delivered) else _storable(verdict.reason)
-            yield (
-                (claim.subscription, outcome.attempted.url),
-                said(verdict, outcome.attempted.result, superseded=result.superseded),
-                Failures(1, ordinary=not is_operational(claim.content.type), last=reason),
-            )
+            what = said(outcome.verdict, outcome.attempted.result, superseded=result.superseded)
+            failures = _failure(outcome) if what is Said.FAILED else _NO_FAILURES
+            yield (outcome.claim.subscription, outcome.attempted.url), what, failures
+
+
+_NO_FAILURES = Failures(0, ordinary=False, last="")
+
+
+def _failure(outcome: Outcome) -> Failures:
+    reason = "" if isinstance(outcome.verdict, Delivered) else _storable(outcome.verdict.reason)
+    return Failures(1, ordinary=not is_operational(outcome.claim.content.type), last=reason)
 
 
 def _attempt_record(

@@ -59,20 +59,14 @@ class Target:
 
         Raises ValueError for a header that is ours to set or frames the message, or is not printable ASCII.
         """
-        lines = [self.beginning]
-        if content_type is not None:
-            lines.append(f"Content-Type: {content_type}\r\n")
-        for name, value in headers.items():
-            fault = header_fault(name)
-            if fault is None and not (value.isascii() and value.isprintable()):
-                fault = "has a value that is not printable ASCII"
-            if fault is not None:
-                raise ValueError(f"the header {name!r} {fault}")
-            lines.append(f"{name}: {value}\r\n")
-        named = set(map(str.lower, headers))
-        lines += [line for name, line in _UNLESS_NAMED.items() if name not in named]
-        lines.append(f"Content-Length: {body_bytes}\r\n\r\n")
-        return "".join(lines).encode("ascii")
+        unless_named = _unless_named(tuple(headers))
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        values = "".join(headers.values())
+        if not (values.isascii() and values.isprintable()):
+            raise ValueError(_unprintable(headers))
+        kind = "" if content_type is None else f"Content-Type: {content_type}\r\n"
+        head = f"{self.beginning}{kind}{''.join(lines)}{unless_named}Content-Length: {body_bytes}\r\n\r\n"
+        return head.encode("ascii")
 
 
 def read_target(
@@ -99,7 +93,21 @@ def read_target(
     return Target(exact.raw_host or "", place, head)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=8192)  # an endpoint's are the same each time
+def _unless_named(names: tuple[str, ...]) -> str:
+    """The lines for what the caller has no headers for. Raises ValueError for a header that it may not set."""
+    for name in names:
+        if (fault := header_fault(name)) is not None:
+            raise ValueError(f"the header {name!r} {fault}")
+    named = set(map(str.lower, names))
+    return "".join(line for name, line in _UNLESS_NAMED.items() if name not in named)
+
+
+def _unprintable(headers: Mapping[str, str]) -> str:
+    name = next(name for name, value in headers.items() if not (value.isascii() and value.isprintable()))
+    return f"the header {name!r} has a value that is not printable ASCII"
+
+
 def header_fault(name: str) -> str | None:
     """Why the caller may not set the header `name`, as the end of a sentence."""
     lower = name.lower()

@@ -1,15 +1,16 @@
 """The life of a delivery: one event on its way to one subscription."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
+
+import msgspec
 
 
 class Status(StrEnum):
     """Where a delivery stands. It ends as one of `ENDED`, and only a replay begins it again."""
 
-    PENDING = "pending"  # claimed by the dispatcher that admitted it, first attempt under way
+    PENDING = "pending"  # claimed by a dispatcher, which attempts it
     HELD = "held"  # waits in the store, in its endpoint's backlog
     RETRYING = "retrying"  # waits in the broker, on the ladder, for its next attempt
     DELIVERED = "delivered"
@@ -71,8 +72,7 @@ class Timings(NamedTuple):
 NO_TIMINGS = Timings()
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """The endpoint answered. `body` is its beginning, cut at the cap; `retry_after` the raw header.
 
     `headers` are a few of the answer's, with lower-case names, fit to be stored and shown.
@@ -83,12 +83,11 @@ class Answered:
     retry_after: str | None
     duration_ms: int
     remote_address: str | None
-    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     timings: Timings = NO_TIMINGS
 
 
-@dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoAnswer(msgspec.Struct, frozen=True):
     """The endpoint gave no answer; `reason` is a sentence for a person.
 
     `retry_after` is the raw header of an answer to something else: who refuses the handshake may say when to ask again.

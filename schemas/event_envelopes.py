@@ -17,7 +17,6 @@ body always has it. Plain JSON without `data` is unreadable, since there it is m
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -44,8 +43,7 @@ _INTEGER: Final = re.compile(rb"-?[0-9]{1,20}")
 _JSON_TYPE: Final = re.compile(r"[^/\s]+/(?:[^/\s;]+\+)?json", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The attributes as text, by name, and the data; what a message said, before defaults and rules."""
 
     attributes: Mapping[str, str]

@@ -10,6 +10,7 @@ by what that says.
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from schemas.deliveries import Answered, AttemptResult, Failure
 
@@ -57,6 +58,8 @@ class Open:
 
 Breaker = Closed | Open
 
+WELL: Final = Closed()  # of an endpoint that is well: nothing is counted
+
 
 def health(result: AttemptResult) -> Health:
     """Judge an endpoint by an attempt. A 4xx is the answer of an endpoint that is well; 408 and 429 say otherwise."""
@@ -79,9 +82,9 @@ def observe(breaker: Breaker, said: Health, *, now_s: float, policy: BreakerPoli
     if isinstance(breaker, Open):
         if now_s < breaker.until_s:
             return breaker  # no probe: it was under way when the breaker opened, and tells nothing new
-        return Closed() if said is Health.WELL else rested(breaker.times + 1, now_s=now_s, policy=policy)
+        return WELL if said is Health.WELL else rested(breaker.times + 1, now_s=now_s, policy=policy)
     if said is Health.WELL and not (breaker.failures or breaker.failures_before):
-        return Closed()
+        return WELL
     window = _slid(breaker, now_s, policy.window_s)
     failed = said is not Health.WELL
     counted = replace(

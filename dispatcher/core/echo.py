@@ -6,10 +6,10 @@ it; no other encoding, and none shorter than `MIN_CHARS`, which innocent text wo
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from schemas.deliveries import Answered, AttemptResult
 

@@ -7,8 +7,10 @@ names us. Consent that comes later, by a callback, is left out: an endpoint is a
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from dispatcher.core.pace import RateLimit
 from schemas.deliveries import Answered, AttemptResult, Failure, NoAnswer

@@ -5,14 +5,16 @@ always frees the claim. Who lost the fence changes nothing, except that its succ
 same and the row has not ended. Settling the same verdict again changes nothing.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, assert_never
+from typing import assert_never
+
+import msgspec
+from msgspec.structs import replace
 
 from dispatcher.core.conclude import Canceled, Dead, Delivered, Expired, Held, RetryIn, Verdict
 from schemas.deliveries import UNFINISHED, Status
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True):
     """The part of a delivery's row that the rules read and write. `claimed`: somebody holds a claim."""
 
     status: Status
@@ -24,8 +26,7 @@ class Row(NamedTuple):
     delay_s: float | None = None  # of the retry just decided; None otherwise
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """What its holder knows of a claim: `attempt` is the number of the attempt that it allows."""
 
     cycle: int
@@ -33,8 +34,7 @@ class Claimed:
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """`row` is how the row stands now. `superseded`: the verdict came too late to count."""
 
     row: Row
@@ -45,7 +45,7 @@ def settle(row: Row, claim: Claimed, verdict: Verdict) -> Settled:
     """Apply one verdict to the row as it is, read under its lock."""
     owner = row.fence == claim.fence
     current = row.cycle == claim.cycle and row.status in UNFINISHED and row.attempts == claim.attempt - 1
-    freed = row._replace(claimed=False) if owner else row
+    freed = replace(row, claimed=False) if owner else row
     if owner and current:
         return Settled(_applied(freed, claim, verdict), superseded=False)
     late_success = isinstance(verdict, Delivered) and row.cycle == claim.cycle and row.status in UNFINISHED
@@ -68,16 +68,16 @@ def _applied(row: Row, claim: Claimed, verdict: Verdict) -> Row:
     match verdict:
         case Delivered():
             attempts = max(row.attempts, claim.attempt)
-            return row._replace(status=Status.DELIVERED, attempts=attempts, reason=None, delay_s=None)
+            return replace(row, status=Status.DELIVERED, attempts=attempts, reason=None, delay_s=None)
         case RetryIn(delay_s, reason):
-            return row._replace(status=Status.RETRYING, attempts=claim.attempt, reason=reason, delay_s=delay_s)
+            return replace(row, status=Status.RETRYING, attempts=claim.attempt, reason=reason, delay_s=delay_s)
         case Dead(reason):
-            return row._replace(status=Status.DEAD, attempts=claim.attempt, reason=reason, delay_s=None)
+            return replace(row, status=Status.DEAD, attempts=claim.attempt, reason=reason, delay_s=None)
         case Expired(reason):
-            return row._replace(status=Status.DEAD, reason=reason, delay_s=None)
+            return replace(row, status=Status.DEAD, reason=reason, delay_s=None)
         case Canceled(reason):
-            return row._replace(status=Status.CANCELED, reason=reason, delay_s=None)
+            return replace(row, status=Status.CANCELED, reason=reason, delay_s=None)
         case Held(reason):
-            return row._replace(status=Status.HELD, reason=reason, delay_s=None)
+            return replace(row, status=Status.HELD, reason=reason, delay_s=None)
         case _:
             assert_never(verdict)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
+from msgspec import structs
 
 from dispatcher.core import settle as settling
 from dispatcher.core.conclude import Dead, Delivered, Expired
@@ -123,23 +124,27 @@ def claim_any(rows: Mapping[int, Row], *arguments: Any, number: int, **named: An
 
 
 def settle_whatever_the_fence(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
-    return settling.settle(row, replace(claim, fence=row.fence), verdict)
+    return settling.settle(row, structs.replace(claim, fence=row.fence), verdict)
 
 
 def settle_also_what_has_ended(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
-    seen = row if row.status in UNFINISHED else row._replace(status=Status.HELD)
+    seen = row if row.status in UNFINISHED else structs.replace(row, status=Status.HELD)
     settled = settling.settle(seen, claim, verdict)
-    return replace(settled, row=settled.row._replace(status=row.status)) if settled.superseded else settled
+    if not settled.superseded:
+        return settled
+    return structs.replace(settled, row=structs.replace(settled.row, status=row.status))
 
 
 def settle_keeping_the_claim(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
     settled = settling.settle(row, claim, verdict)
-    return replace(settled, row=settled.row._replace(claimed=row.claimed)) if settled.superseded else settled
+    if not settled.superseded:
+        return settled
+    return structs.replace(settled, row=structs.replace(settled.row, claimed=row.claimed))
 
 
 def settle_late_successes_of_any_cycle(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
     late = isinstance(verdict, Delivered) and row.status in UNFINISHED
-    return settling.settle(row, replace(claim, cycle=row.cycle) if late else claim, verdict)
+    return settling.settle(row, structs.replace(claim, cycle=row.cycle) if late else claim, verdict)
 
 
 def settle_counting_what_expired(row: settling.Row, claim: Claimed, verdict: Any) -> Settled:
@@ -147,7 +152,7 @@ def settle_counting_what_expired(row: settling.Row, claim: Claimed, verdict: Any
 
 
 def hint_whatever_the_fence(row: settling.Row, claim: Claimed) -> bool:
-    return settling.is_awaiting_hint(row, replace(claim, fence=row.fence))
+    return settling.is_awaiting_hint(row, structs.replace(claim, fence=row.fence))
 
 
 def begin_however_old_the_claim(*arguments: Any, **named: Any) -> str | None:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 from uuid_utils.compat import uuid7
 
 from dispatcher.claims import Claims

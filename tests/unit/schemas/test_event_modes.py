@@ -1,9 +1,9 @@
 """Reading events: every mode of CloudEvents, and plain JSON, by tables."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.event_envelopes import CLOUDEVENTS_JSON
 from schemas.events import Event, Unreadable

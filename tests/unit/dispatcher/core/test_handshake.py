@@ -1,8 +1,7 @@
 """The handshake: what is asked, and which answer is a consent."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.core.handshake import Agreed, judge, question
 from dispatcher.core.pace import RateLimit

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dispatcher.core.conclude import Canceled, Dead, Delivered, Expired, Held, RetryIn, Verdict
 from dispatcher.core.settle import Claimed, Row, is_awaiting_hint, settle
@@ -93,7 +94,7 @@ def test_settling_again_changes_nothing(before: Row, claim: Claimed, verdict: Ve
 def test_settling_again_does_not_undo_what_an_operator_did_meanwhile() -> None:
     """The answer to the first commit was lost, and the delivery is to be retried at once."""
     once = settle(row(), CLAIM, RETRY).row
-    by_hand = once._replace(status=Status.HELD, reason=None, delay_s=None)
+    by_hand = replace(once, status=Status.HELD, reason=None, delay_s=None)
     again = settle(by_hand, CLAIM, RETRY)
     assert (again.row, again.superseded) == (by_hand, True)
 
