@@ -306,24 +306,16 @@ class Admission:
         """A row for every match, claimed or held as the gate says; the endpoints of held rows become held."""
         if not rows:
             return
+        decisions, held = await self._decided(connection, rows, placed, fresh=fresh)
+        admitted.held.update(held)
         values = []
         claims: dict[UUID, Claim] = {}
-        for one, endpoint in rows:
-            key, size_bytes = delivery_key(one.key, endpoint.id), len(one.event.data)
-            decision = self._lanes.gate(endpoint, size_bytes) if fresh else LAPSED
-            reason = None
-            if isinstance(decision, Hold):
-                reason = decision.reason
-                admitted.held.add(endpoint.id)
-            else:
-                self._lanes.place(endpoint.id, size_bytes)
-                placed.append((endpoint.id, size_bytes))
+        for (one, endpoint), decision in zip(rows, decisions, strict=True):
+            key = delivery_key(one.key, endpoint.id)
+            if decision is None:
                 claims[key] = _claim(key, one, endpoint, claimed_s)
+            reason = None if decision is None else decision.reason
             values.append((key, one.key, endpoint.id, one.event.tenant, one.event.type, reason))
-        if admitted.held:
-            held = sorted(admitted.held)
-            await connection.execute(sql.LOCK_ENDPOINTS, held)
-            await connection.execute(sql.HOLD_ENDPOINTS, held)
         ordinals = await _draw_ordinals(connection, [endpoint.ordered for _, endpoint in rows])
         by_id = sorted(((*row, ordinal) for row, ordinal in zip(values, ordinals, strict=True)), key=itemgetter(0))
         ours: set[UUID] = set()
@@ -338,6 +330,44 @@ class Admission:
                 placed.remove((claim.subscription, len(claim.content.data)))
                 self._lanes.give_back(claim.subscription, len(claim.content.data))
         self._telemetry.metrics.deliveries_created.add(len(ours))
+
+    async def _decided(
+        self,
+        connection: asyncpg.Connection,
+        rows: Sequence[tuple[Incoming, Endpoint]],
+        placed: list[tuple[UUID, int]],
+        *,
+        fresh: bool,
+    ) -> tuple[Sequence[Hold | None], Sequence[UUID]]:
+        """What the gate says of each row; the endpoints of those that it holds, which are held then."""
+        decisions = [self._decide(one, endpoint, placed, fresh=fresh) for one, endpoint in rows]
+        if held := _held(rows, decisions):
+            locked = await connection.fetch(sql.LOCK_ENDPOINTS, held)
+            # Its feeder may have opened one since all that are held were looked at. Were it held for that, it would be
+            # held again as long as anybody does not know.
+            opened = self._lanes.held & {row["id"] for row in locked if row["mode"] == "open"}
+            self._lanes.held -= opened
+            decisions = [
+                self._decide(one, endpoint, placed, fresh=fresh) if why is not None and endpoint.id in opened else why
+                for (one, endpoint), why in zip(rows, decisions, strict=True)
+            ]
+            if held := _held(rows, decisions):
+                await connection.execute(sql.HOLD_ENDPOINTS, held)
+        return decisions, held
+
+    def _decide(self, one: Incoming, endpoint: Endpoint, placed: list[tuple[UUID, int]], *, fresh: bool) -> Hold | None:
+        """Why to hold it; or None, and its place is taken."""
+        size_bytes = len(one.event.data)
+        decision = self._lanes.gate(endpoint, size_bytes) if fresh else LAPSED
+        if isinstance(decision, Hold):
+            return decision
+        self._lanes.place(endpoint.id, size_bytes)
+        placed.append((endpoint.id, size_bytes))
+        return None
+
+
+def _held(rows: Sequence[tuple[Incoming, Endpoint]], decisions: Sequence[Hold | None]) -> list[UUID]:
+    return sorted({endpoint.id for (_, endpoint), why in zip(rows, decisions, strict=True) if why is not None})
 
 
 def _is_its_own_fault(error: Exception) -> bool:

@@ -53,6 +53,10 @@ class Caps:
         oldest_s = now_s - next(iter(under_way.values())) if under_way else 0.0
         return cap(known.slow if known else NOT_SLOW, oldest_s=oldest_s, share=share, now_s=now_s)
 
+    def knows(self, subscription: UUID) -> bool:
+        """Whether its endpoint is slow, or asked for less."""
+        return subscription in self._known
+
     def at_once(self, subscription: UUID) -> int:
         """How many POSTs may be under way."""
         known = self._known.get(subscription)

@@ -1,8 +1,8 @@
 """Claims on deliveries that are stored already: due ones by their work item, held ones by the feeder."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -33,7 +33,7 @@ class Fed(NamedTuple):
     opened: Sequence[UUID]
 
 
-NO_OPENINGS: Final[Mapping[UUID, Opening]] = {}
+OpeningsOf = Callable[[Collection[UUID]], Mapping[UUID, Opening]]
 
 
 class Claims:
@@ -62,21 +62,25 @@ class Claims:
             await self._index.refresh(connection)
             return await _with_events(connection, rows, claimed_s)
 
-    async def held(self, rooms: Mapping[UUID, int], openings: Mapping[UUID, Opening] = NO_OPENINGS) -> Fed:
+    async def held(self, rooms: Mapping[UUID, int], openings_of: OpeningsOf = lambda _: {}) -> Fed:
         """Claim from backlogs whose leases this dispatcher holds, of each so many at most, and open endpoints of which
         nothing is held any more. Raises StoreError.
 
-        In strict order it is the next one at most, and only if it may go now.
+        In strict order it is the next one at most, and only if it may go now. `openings_of` is asked when the index is
+        current.
         """
         claimed_s = boot_s()
         async with self._store.transaction() as connection:
             await self._index.refresh(connection)  # for what is in order
             in_order = sorted(one for one in rooms if (endpoint := self._index.get(one)) and endpoint.ordered)
-            if under_lock := sorted({*in_order, *openings}):
-                # Before the claims: what others are holding just now is among them then, and not in the way.
-                await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, under_lock)
+            openings = openings_of(rooms)
+            # Before the claims, so that nothing is held in between. Who has the lock is holding something just now, or
+            # is slow: it is not waited for, or all the other backlogs would wait as well.
+            free = await connection.fetch(sql.LOCK_FREE_LEASES, self._heartbeat.incarnation, sorted(openings))
+            openings = {row["id"]: openings[row["id"]] for row in free}
             rows: list[asyncpg.Record] = []
             if in_order:
+                await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, in_order)
                 rows += await self._fetch(connection, sql.CLAIM_IN_ORDER, in_order)
             if others := {one: room for one, room in rooms.items() if one not in in_order}:
                 rows += await self._fetch(connection, sql.CLAIM_HELD, list(others), list(others.values()))

@@ -9,7 +9,7 @@ endpoint becomes open again, checked under the lock that every hold takes, so th
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from uuid import UUID
 
 import asyncpg
@@ -131,9 +131,8 @@ class Feeder:
         """Claim from these backlogs what their endpoints take now; open the endpoints of those that are over."""
         turns = self._in_turn(subscriptions)
         while rooms := self._rooms(turns):
-            openings = self._openings(rooms)
-            with self._lanes.reserved(sum(rooms.values())), self._lanes.opening(openings):
-                fed = await self._claims.held(rooms, openings)
+            with self._lanes.reserved(sum(rooms.values())):
+                fed = await self._claims.held(rooms, self._openings)
             for claim in fed.claims:
                 self._lanes.place(claim.subscription, len(claim.content.data))
                 self._lanes.take(claim)
@@ -145,7 +144,7 @@ class Feeder:
                 self._mine.discard(one)
                 self._lanes.held.discard(one)
 
-    def _openings(self, rooms: Iterable[UUID]) -> dict[UUID, Opening]:
+    def _openings(self, rooms: Collection[UUID]) -> dict[UUID, Opening]:
         """Which of the endpoints may be opened, if their backlogs prove to be over, and up to how many claims.
 
         Not only those of which nothing is in hand. An endpoint that always has something to do would be held for ever
@@ -164,6 +163,7 @@ class Feeder:
             or endpoint.limit is not None  # what waits for its turn waits under the lease
             or endpoint.ordered
             or self._breakers.room(subscription, in_hand=in_hand) is not None
+            or self._lanes.caps.knows(subscription)  # that it is slow, or asked to be left alone; nobody else does
         ):
             return -in_hand
         return (self._lanes.room_of(endpoint) - in_hand) // 2

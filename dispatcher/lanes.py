@@ -6,7 +6,7 @@ outcome is committed (`done`), so a database that is away fills the hands and st
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -74,7 +74,6 @@ class Lanes:
         self.free = max_in_hand
         self.free_bytes = max_in_hand_bytes
         self.held: set[UUID] = set()  # endpoints whose mode is held, as far as we know
-        self._opening: Collection[UUID] = ()  # of those, the ones that the feeder is about to open
         self.in_hand: dict[UUID, Claim] = {}
         self.on_room: Callable[[UUID], None] = lambda _: None
         self.caps = Caps(most_at_once=endpoint_max_in_flight)
@@ -94,7 +93,7 @@ class Lanes:
             return FULL
         return decide(
             blocked=endpoint.blocked,
-            held=endpoint.id in self.held and endpoint.id not in self._opening,
+            held=endpoint.id in self.held,
             paced=endpoint.limit is not None,
             ordered=endpoint.ordered,
             in_hand=self.in_hand_of(endpoint.id),
@@ -137,15 +136,6 @@ class Lanes:
         finally:
             self.free += count
             self._room.set()
-
-    @contextmanager
-    def opening(self, subscriptions: Collection[UUID]) -> Iterator[None]:
-        """What is admitted meanwhile for these endpoints does not join their backlogs, or those would never be over."""
-        self._opening = subscriptions
-        try:
-            yield
-        finally:
-            self._opening = ()
 
     def give_back(self, subscription: UUID, size_bytes: int) -> None:
         """Give a place back: its delivery was not claimed after all, or its outcome is committed."""

@@ -25,6 +25,7 @@ _SHORT_TEXT, _TABLE, _OCTET, _MOMENT = range(4)
 _SIZE_OF_MOMENT: Final = 8
 _TEXT_VALUE: Final = ord("S")
 _MOMENT_VALUE: Final = ord("T")
+_NESTED: Final = b"FA"  # tables and arrays: a size, and values in them
 # In the order in which they stand; those without a name are of no use to us.
 _PROPERTIES: Final = (
     (1 << 15, _SHORT_TEXT, "content_type"),
@@ -109,7 +110,7 @@ def _moment(raw: bytes, lost: list[str]) -> datetime | None:
 
 
 def _read_headers(table: bytes, headers: dict[str, Any], lost: list[str]) -> None:
-    """The entries of a table up to the first that cannot be read; what the broker adds itself comes first.
+    """The entries of a table up to the first of which nothing can be read, not even where it ends.
 
     Text is decoded here, everything else by pamqp, which takes twice as long.
     """
@@ -141,10 +142,12 @@ def _value(raw: bytes, lost: list[str]) -> tuple[Any, int]:
     try:
         used, value = decode.embedded_value(raw)
     except _FAULTS:
-        if raw[0] != _MOMENT_VALUE:  # the one kind of value that can fail and has a known size
-            raise
         lost.append("headers")
-        return str(int.from_bytes(raw[1 : 1 + _SIZE_OF_MOMENT], "big")), 1 + _SIZE_OF_MOMENT
+        if raw[0] == _MOMENT_VALUE:
+            return str(int.from_bytes(raw[1 : 1 + _SIZE_OF_MOMENT], "big")), 1 + _SIZE_OF_MOMENT
+        if raw[0] in _NESTED:  # what comes behind it counts: the broker writes how often it was delivered
+            return None, 5 + _LONG.unpack_from(raw, 1)[0]
+        raise
     return value, used
 
 

@@ -52,7 +52,8 @@ class MessageReader(asyncio.StreamReader):
         super().__init__(loop=loop)
         self._clock = loop.time
         self._channels: dict[int, _Channel] = {}
-        self._begun = b""  # of a frame whose end has not come
+        self._begun: list[bytes] = []  # of a frame whose end has not come
+        self._awaited_bytes = 0  # until there is more of it to look at
         self._gave_life_s = 0.0
         self._astray = False  # what comes is no AMQP, or not in its order: aiormq's to refuse
 
@@ -64,7 +65,12 @@ class MessageReader(asyncio.StreamReader):
         if self._astray:
             super().feed_data(data)
             return
-        stream = self._begun + data
+        self._begun.append(data)
+        self._awaited_bytes -= len(data)
+        if self._awaited_bytes > 0:
+            return
+        stream = b"".join(self._begun)
+        self._awaited_bytes = 0
         at, passed_at, took = 0, 0, False
         try:
             while len(stream) - at >= _FRAME.size:
@@ -74,6 +80,7 @@ class MessageReader(asyncio.StreamReader):
                     self._astray = True
                     break
                 if after > len(stream):
+                    self._awaited_bytes = after - len(stream)
                     break
                 channel = self._channels.get(number)
                 if channel is not None and channel.take(kind, stream[at + _FRAME.size : after - 1]):
@@ -84,7 +91,7 @@ class MessageReader(asyncio.StreamReader):
             self._astray = True
             self.set_exception(InvalidFrameError(f"a message that breaks AMQP's rules: {error}"))
         self._pass_on(stream[passed_at:at])
-        self._begun = stream[at:]
+        self._begun = [stream[at:]]
         if self._astray:
             self._give_up()
         elif took and self._clock() - self._gave_life_s > _SIGN_OF_LIFE_S:
@@ -97,8 +104,8 @@ class MessageReader(asyncio.StreamReader):
         super().feed_eof()
 
     def _give_up(self) -> None:
-        self._astray, begun, self._begun = True, self._begun, b""
-        self._pass_on(begun)
+        self._astray, begun, self._begun = True, self._begun, []
+        self._pass_on(b"".join(begun))
 
     def _pass_on(self, data: bytes) -> None:
         if data:  # the end is told twice, and not even nothing may be fed after it

@@ -111,7 +111,7 @@ ON CONFLICT DO NOTHING
 # --- An endpoint's mode ----------------------------------------------------------------------------------------
 
 # Always locks, also what is held already: the lock is what closes the race with CLOSE_BACKLOG.
-LOCK_ENDPOINTS: Final = "SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
+LOCK_ENDPOINTS: Final = "SELECT id, mode FROM subscriptions WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 HOLD_ENDPOINTS: Final = "UPDATE subscriptions SET mode = 'held' WHERE id = ANY($1::uuid[]) AND mode = 'open'"
 
 # `full_in_s`: how long the bucket of its rate limit takes to be full, as its last feeder left it.
@@ -148,7 +148,12 @@ LOCK_LEASES: Final = """
 SELECT id FROM subscriptions WHERE id = ANY($2::uuid[]) AND feeder = $1 ORDER BY id FOR NO KEY UPDATE
 """
 
-# A statement of its own after LOCK_LEASES: its snapshot is younger than the locks, so no held row escapes it.
+# Those that nobody has locked.
+LOCK_FREE_LEASES: Final = """
+SELECT id FROM subscriptions WHERE id = ANY($2::uuid[]) AND feeder = $1 ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+# A statement of its own after LOCK_FREE_LEASES: its snapshot is younger than the locks, so no held row escapes it.
 # $2, $3 arrays: subscription, seconds until its bucket is full.
 CLOSE_BACKLOGS: Final = """
 UPDATE subscriptions AS s SET

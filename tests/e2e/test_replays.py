@@ -66,10 +66,11 @@ async def test_a_replay_keeps_its_rate_over_the_fleet_and_live_events_do_not_wai
     assert len(replayed) == 300
     # It goes when it has been begun again, or later: never more than the rate has allowed since the beginning.
     assert [at for place, at in enumerate(replayed, 1) if place > 50 * at + 0.1] == []
-    # And however the dispatchers were held up, no more than a second's worth was made good for at once.
+    # And however the dispatchers were held up, no more than a second's worth was made good for at once. A step that was
+    # held up itself is noted later than it was reckoned, by up to a fifth of a second here.
     steps = [((row["at"] - begun_at).total_seconds(), row["count"]) for row in await system.fetch("TABLE steps")]
     assert sum(count for _, count in steps) == 300
-    assert max(sum(count for at, count in steps if start <= at < start + 1) for start, _ in steps) <= 51 + 50
+    assert max(sum(count for at, count in steps if start <= at < start + 1) for start, _ in steps) <= 51 + 50 + 10
     live = [place for place, row in enumerate(rows) if row["cycle"] == 0]
     assert len(live) == 20
     assert live[-1] < 300  # of 319: they were all delivered before the replay had ended

@@ -287,8 +287,8 @@ async def test_its_late_outcome_changes_nothing_that_another_has_in_hand(
             )
             assert {tuple(row) for row in rows} == {
                 (receiver.url("/well"), "delivered", 1, other.pid),
-                (receiver.url("/retry"), "held", 0, other.pid),
-                (receiver.url("/die"), "held", 0, other.pid),
+                (receiver.url("/retry"), "pending", 0, other.pid),
+                (receiver.url("/die"), "pending", 0, other.pid),
             }
             second.set()
             await pauses.books.settled()

@@ -105,6 +105,28 @@ async def test_claims_are_known_as_in_hand_before_the_messages_are_acked(
     assert handed.in_hand_at_ack == 2
 
 
+@pytest.mark.parametrize(("mode", "status"), [("open", "pending"), ("held", "held")])
+async def test_an_endpoint_that_its_feeder_has_opened_is_not_held_again_by_who_does_not_know(
+    admission: Admission, lanes: Lanes, seed: Seed, store: Store, mode: str, status: str
+) -> None:
+    """Of a fleet, each looks only now and then at who is held."""
+    subscription = await seed.subscription(mode=mode)
+    lanes.held.add(subscription)
+    handed = Handed(b"1", b"2")
+    async with admitting(admission, handed, lanes):
+
+        async def acked() -> bool:
+            return len(handed.acked) == 2
+
+        await eventually(acked)
+    async with store.connection() as connection:
+        stored = await connection.fetch("SELECT status, claimed_by IS NOT NULL AS claimed FROM deliveries")
+    assert [(row["status"], row["claimed"]) for row in stored] == 2 * [(status, mode == "open")]
+    assert (await seed.row("subscriptions", subscription))["mode"] == mode
+    assert (subscription in lanes.held) == (mode == "held")
+    assert lanes.in_hand_of(subscription) == (2 if mode == "open" else 0)
+
+
 async def test_a_lost_commit_is_tried_again_and_admits_once(
     admission: Admission, lanes: Lanes, seed: Seed, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

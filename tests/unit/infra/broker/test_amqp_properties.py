@@ -90,6 +90,7 @@ def test_what_cannot_be_read_is_named_and_all_else_is_kept(
     ("raw", "headers"),
     [
         (properties((13, table(KEPT, short(b"odd") + b"?", LAST))), {"kept": True, UNREADABLE_HEADER: "headers"}),
+        (properties((13, table(short(b"t") + b"F" + table(short(b"\xff") + b"t\x01"), LAST))), {"last": "text"}),
         (properties((13, table(KEPT, short(b"x") + b"S\xff\xff\xff\xff"))), {"kept": True}),
         (properties((13, b"\x00\x00\x01\x00" + KEPT)), {"kept": True}),
         (properties((15, b"\xffshort")), {UNREADABLE_HEADER: "all that follows"}),
@@ -97,7 +98,7 @@ def test_what_cannot_be_read_is_named_and_all_else_is_kept(
         (properties((0, b"")), {UNREADABLE_HEADER: "all that follows"}),
         (b"", {UNREADABLE_HEADER: "all that follows"}),
     ],
-    ids=["unknown type", "long text", "long table", "long property", "moment", "more flags", "none"],
+    ids=["unknown type", "nested", "long text", "long table", "long property", "moment", "more flags", "none"],
 )
 def test_what_is_broken_is_read_as_far_as_it_goes(raw: bytes, headers: dict[str, object]) -> None:
     found = read_properties(raw).headers
