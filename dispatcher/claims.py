@@ -73,11 +73,11 @@ class Claims:
         async with self._store.transaction() as connection:
             await self._index.refresh(connection)  # for what is in order
             in_order = sorted(one for one in rooms if (endpoint := self._index.get(one)) and endpoint.ordered)
-            openings = openings_of(rooms)
-            # Before the claims, so that nothing is held in between. Who has the lock is holding something just now, or
-            # is slow: it is not waited for, or all the other backlogs would wait as well.
-            free = await connection.fetch(sql.LOCK_FREE_LEASES, self._heartbeat.incarnation, sorted(openings))
-            openings = {row["id"]: openings[row["id"]] for row in free}
+            if openings := openings_of(rooms):
+                # Before the claims, so that nothing is held in between. Who has the lock is holding something just now,
+                # or is slow: it is not waited for, or all the other backlogs would wait as well.
+                free = await connection.fetch(sql.LOCK_FREE_LEASES, self._heartbeat.incarnation, sorted(openings))
+                openings = {row["id"]: openings[row["id"]] for row in free}
             rows: list[asyncpg.Record] = []
             if in_order:
                 await connection.execute(sql.LOCK_LEASES, self._heartbeat.incarnation, in_order)
