@@ -10,23 +10,22 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from operator import itemgetter
 from time import perf_counter
 from uuid import UUID
 
 import asyncpg
-import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
 from dispatcher.burial import Burials
 from dispatcher.clock import boot_s, wall
 from dispatcher.core.gate import Hold
-from dispatcher.core.request import Content, content_of
+from dispatcher.core.request import content_of
 from dispatcher.core.settle import Claimed
 from dispatcher.event_checks import EventChecks
 from dispatcher.heartbeat import Heartbeat
+from dispatcher.incoming import Incoming, event_row, record_conflict
 from dispatcher.index import Endpoint, SubscriptionIndex, wanting
 from dispatcher.lanes import Claim, Lanes
 from dispatcher.roles import Role, RoleLost
@@ -35,7 +34,6 @@ from infra.broker.open import messaging_system
 from infra.settings import Settings
 from infra.store import statements as sql
 from infra.store.columns import columns
-from infra.store.dead_letters import pack_properties
 from infra.store.locks import share_subscriptions
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -48,19 +46,6 @@ log = structlog.get_logger(__name__)
 LAPSED = Hold("the dispatcher's heartbeat lapsed")
 _LONGEST_PAUSE_S = 2.0
 _ROWS_A_STATEMENT = 5000  # of one event's fan-out, so that no statement meets its timeout
-
-
-class Incoming(msgspec.Struct, frozen=True, eq=False):
-    """An event with the key that it will be stored under and the message that brought it."""
-
-    key: UUID
-    event: Event
-    received: Received
-    content: Content
-
-    @property
-    def unique(self) -> tuple[str, str, str]:
-        return (self.event.tenant, self.event.source, self.event.external_id)
 
 
 @dataclass(slots=True)
@@ -285,13 +270,13 @@ class Admission:
                     admitted.duplicates += 1
                 else:
                     admitted.conflicts += 1
-                    await _record_conflict(connection, one, event)
+                    await record_conflict(connection, one, event)
         admitted.events = len(new)
         return new
 
     async def _store_events(self, connection: asyncpg.Connection, new: Sequence[Incoming]) -> None:
         if new:
-            await connection.execute(sql.INSERT_EVENTS, *columns([_event_row(one) for one in new]))
+            await connection.execute(sql.INSERT_EVENTS, *columns([event_row(one) for one in new]))
 
     async def _store_deliveries(
         self,
@@ -377,22 +362,6 @@ def _is_its_own_fault(error: Exception) -> bool:
     return not isinstance(error, StoreError)
 
 
-def _event_row(one: Incoming) -> tuple[object, ...]:
-    event = one.event
-    return (
-        one.key,
-        event.tenant,
-        event.source,
-        event.external_id,
-        event.type,
-        event.subject,
-        event.time,
-        event.data,
-        event.traceparent,
-        event.headers,
-    )
-
-
 def _claim(key: UUID, one: Incoming, endpoint: Endpoint, claimed_s: float) -> Claim:
     return Claim(
         delivery=key,
@@ -410,21 +379,3 @@ async def _draw_ordinals(connection: asyncpg.Connection, ordered: Sequence[bool]
         return [None] * len(ordered)
     drawn = iter([record["ordinal"] for record in await connection.fetch(sql.DRAW_ORDINALS, sum(ordered))])
     return [next(drawn) if one else None for one in ordered]
-
-
-async def _record_conflict(connection: asyncpg.Connection, one: Incoming, event: UUID | None) -> None:
-    """The same (tenant, source, id) as of `event` with another content: kept as a dead letter, once for each."""
-    message = one.received.message
-    identity = sha256(b"\x00".join((*(part.encode() for part in one.unique), one.event.digest))).hexdigest()
-    await connection.execute(
-        sql.INSERT_CONFLICT,
-        uuid7(),
-        f"id: {one.event.external_id!r} of source {one.event.source!r} was used before, for another content",
-        one.event.tenant,
-        f"conflict:{identity}",
-        message.message_id,
-        one.received.routing_key,
-        message.body,
-        pack_properties(message),
-        event,
-    )

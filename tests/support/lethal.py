@@ -10,7 +10,8 @@ from time import monotonic
 from typing import Any, Final
 
 import dispatcher.admission
-from dispatcher.admission import Admission, Incoming
+from dispatcher.admission import Admission
+from dispatcher.incoming import Incoming
 from schemas.events import read_event
 from schemas.messages import Message
 from tests.support.accounting import Accounting
