@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from dispatcher.breakers import Breakers
 from dispatcher.claims import Claims
@@ -25,6 +26,7 @@ from infra.store import subscriptions
 from infra.store.store import Store
 from infra.store.subscriptions import SubscriptionRow
 from infra.telemetry import Telemetry
+from schemas.deliveries import Answered
 from tests.support.points import Moment, Point, Step, trap
 from tests.support.seed import Seed
 from tests.support.waiting import eventually
@@ -188,6 +190,22 @@ async def test_an_endpoint_whose_backlog_is_in_hand_is_opened_unless_something_h
     assert lanes.in_hand_of(subscription) == count
     assert (await seed.row("subscriptions", subscription))["mode"] == mode
     assert (subscription in lanes.held) == (mode == "held")
+
+
+async def test_an_endpoint_that_asked_for_less_is_not_opened_while_something_of_it_is_in_hand(
+    feeder: Feeder, fed: list[Claim], seed: Seed, lanes: Lanes
+) -> None:
+    """Nobody else knows: another dispatcher would send it as much as it likes."""
+    subscription, attempt = await seed.subscription(mode="held"), uuid7()
+    await seed.delivery(subscription)
+    await feeder._lease()
+    endpoint = feeder._index.get(subscription)
+    assert endpoint is not None
+    lanes.caps.began(subscription, attempt)
+    lanes.caps.ended(subscription, attempt, endpoint.url, Answered(429, b"", None, 5, None))
+    await feeder._feed([subscription])
+    assert lanes.in_hand_of(subscription) == 1
+    assert (await seed.row("subscriptions", subscription))["mode"] == "held"
 
 
 @pytest.mark.parametrize("state", ["paused", "disabled"])
