@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from infra.store import partitions, statements
+from infra.store.columns import columns
 from infra.store.store import Store
 from schemas.ids import first_key_at
 from tests.support import rows
@@ -33,9 +34,7 @@ Arguments = Callable[[list[UUID]], tuple[Any, ...]]
 
 
 def settled(ids: list[UUID]) -> tuple[Any, ...]:
-    count = len(ids)
-    nothing = [None] * count
-    return ids, ["delivered"] * count, nothing, [1] * count, nothing, nothing, [False] * count, ids[0]
+    return *columns([(key, "delivered", None, 1, None, None, False) for key in ids]), ids[0]
 
 
 CASES: dict[str, tuple[str, Arguments]] = {
