@@ -6,7 +6,7 @@ Guarantees, whatever the endpoint does:
 - No request goes to a URL that the rules refuse (`infra/egress_rules.py`): scheme, port, how the host is written.
 - With `egress_proxy`, everything but its exceptions goes through the proxy. Then only the proxy knows where a name
   leads, and it alone keeps private addresses out of reach; the remote address of an attempt is the proxy's.
-- `timeout_s` is one deadline over look-up, connect, TLS, request, headers and body.
+- `timeout_s` is one deadline over look-up, connect, TLS, request, headers and body, kept within `TICK_S`.
 - At most `response_keep_bytes` of a body are kept, not decompressed; what is longer is cut, and the connection dropped.
 - No redirect is followed, no cookie kept, no proxy of the environment used; TLS is verified.
 - `post` never raises but CancelledError, and never sends a request twice.
@@ -28,6 +28,7 @@ import structlog
 from aiohttp import hdrs
 from aiohttp.connector import Connection
 
+from infra.deadlines import Deadlines
 from infra.egress_attempt import ATTEMPT, Attempt
 from infra.egress_connector import EgressConnector, FewAddresses, TimedTls
 from infra.egress_failures import lateness, translated
@@ -63,7 +64,7 @@ class _Request(msgspec.Struct, frozen=True, eq=False):
 class Egress:
     """POSTs webhooks. Open between `open_egress`'s entry and exit."""
 
-    __slots__ = ("_attempts", "_closing", "_connector", "_keep_bytes", "_targets", "_tls_targets")
+    __slots__ = ("_attempts", "_closing", "_connector", "_deadlines", "_keep_bytes", "_targets", "_tls_targets")
 
     def __init__(self, connector: EgressConnector, rules: EgressRules, *, keep_bytes: int) -> None:
         self._connector = connector
@@ -72,6 +73,7 @@ class Egress:
         self._tls_targets = lru_cache(maxsize=256)(partial(read_target, rules))
         self._keep_bytes = keep_bytes
         self._attempts: set[Attempt] = set()
+        self._deadlines = Deadlines()
         self._closing = False
 
     async def post(
@@ -111,12 +113,12 @@ class Egress:
         attempt = Attempt()
         context = ATTEMPT.set(attempt)
         self._attempts.add(attempt)
-        deadline = asyncio.timeout(timeout_s)
+        deadline = self._deadlines.within(timeout_s)
         try:
-            async with deadline:
+            with deadline:
                 return await self._send(attempt, request)
         except Exception as error:  # noqa: BLE001 the border: every failure of an attempt is a value
-            if deadline.expired():
+            if deadline.has_passed:
                 failure, reason = lateness(attempt, timeout_s)
             elif self._closing:
                 failure, reason = _STOPPING
