@@ -11,22 +11,28 @@ TICK_S: Final = 0.025
 class Deadline:
     """Ends the block of a `with`, in the current task, by TimeoutError. `has_passed` from then on."""
 
-    __slots__ = ("_deadlines", "_due_s", "_task", "has_passed")
+    __slots__ = ("_before", "_deadlines", "_due_s", "_task", "has_passed")
 
     def __init__(self, deadlines: "Deadlines", timeout_s: float) -> None:
         self._deadlines = deadlines
         self._due_s = monotonic() + timeout_s
         self._task: asyncio.Task[object] | None = None
+        self._before = 0  # how often the task had been canceled
         self.has_passed = False
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
+        assert self._task is not None
+        self._before = self._task.cancelling()
         self._deadlines.begin(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._deadlines.end(self)
+        if not self.has_passed:
+            return
+        assert self._task is not None
         # Who was canceled by others meanwhile leaves as canceled, as from `asyncio.timeout`.
-        if self.has_passed and self._task is not None and not self._task.uncancel() and kind is asyncio.CancelledError:
+        if self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
     def look(self, now_s: float) -> None:

@@ -98,3 +98,23 @@ async def test_who_is_canceled_before_it_is_canceled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not deadline.has_passed
+
+
+async def test_who_was_canceled_long_before_may_be_late() -> None:
+    late: list[bool] = []
+
+    async def go_on() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            try:
+                with Deadlines().within(0):
+                    await asyncio.sleep(30)
+            except TimeoutError:
+                late.append(True)
+
+    task = asyncio.create_task(go_on())
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+    assert late
