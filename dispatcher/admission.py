@@ -33,7 +33,7 @@ from infra.broker.base import Consumer, Queue, Received
 from infra.broker.open import messaging_system
 from infra.settings import Settings
 from infra.store import statements as sql
-from infra.store.columns import columns
+from infra.store.arrays import arrays
 from infra.store.locks import share_subscriptions
 from infra.store.store import Store
 from infra.telemetry import Telemetry
@@ -276,7 +276,7 @@ class Admission:
 
     async def _store_events(self, connection: asyncpg.Connection, new: Sequence[Incoming]) -> None:
         if new:
-            await connection.execute(sql.INSERT_EVENTS, *columns([event_row(one) for one in new]))
+            await connection.execute(sql.INSERT_EVENTS, *arrays([event_row(one) for one in new]))
 
     async def _store_deliveries(
         self,
@@ -305,7 +305,7 @@ class Admission:
         by_id = sorted(((*row, ordinal) for row, ordinal in zip(values, ordinals, strict=True)), key=itemgetter(0))
         ours: set[UUID] = set()
         for start in range(0, len(by_id), _ROWS_A_STATEMENT):
-            some = columns(by_id[start : start + _ROWS_A_STATEMENT])
+            some = arrays(by_id[start : start + _ROWS_A_STATEMENT])
             written = await connection.fetch(sql.INSERT_DELIVERIES, self._heartbeat.incarnation, *some)
             ours.update(record["id"] for record in written)
         for key, claim in claims.items():

@@ -18,6 +18,7 @@ from dispatcher.clock import boot_s
 from dispatcher.core.echo import to_hide, without_echo
 from dispatcher.core.handshake import ANSWER_HEADERS, Agreed, judge, question
 from dispatcher.index import Endpoint, SubscriptionIndex
+from infra.deadlines import TICK_S
 from infra.egress import Egress
 from infra.store import subscriptions
 from infra.store.store import Store
@@ -106,7 +107,8 @@ class Handshakes:
 
 async def _others_answer(under_way: asyncio.Future[NoAnswer | None], timeout_s: float) -> NoAnswer | None:
     try:
-        async with asyncio.timeout(timeout_s):
+        # Longer than who asked waits: it knows more of why there was no answer.
+        async with asyncio.timeout(timeout_s + 2 * TICK_S):
             return await asyncio.shield(under_way)
     except TimeoutError:
         return NoAnswer(

@@ -26,7 +26,7 @@ from dispatcher.streaks import Streaks, end_streaks
 from infra.broker.ladder import rung_ms
 from infra.store import deliveries, expunging
 from infra.store import statements as sql
-from infra.store.columns import columns
+from infra.store.arrays import arrays
 from infra.store.store import Store
 from infra.store.streaks import Target
 from infra.telemetry import Telemetry
@@ -213,7 +213,7 @@ class Settlement:
             if outcome.attempted is not None
         ]
         if records:
-            await connection.execute(sql.INSERT_ATTEMPTS, *columns(records))
+            await connection.execute(sql.INSERT_ATTEMPTS, *arrays(records))
 
     def _tell(self, outcome: Outcome, *, superseded: bool) -> None:
         """The one wide line of an attempt, and what is counted of it."""
@@ -284,7 +284,7 @@ async def _write_rows(connection: asyncpg.Connection, rows: dict[UUID, Row]) -> 
         return
     ids = sorted(rows)
     changes = [_change(key, rows[key]) for key in ids]
-    await connection.execute(sql.UPDATE_DELIVERIES, *columns(changes), ids[0])
+    await connection.execute(sql.UPDATE_DELIVERIES, *arrays(changes), ids[0])
     dead = [key for key in ids if rows[key].status is Status.DEAD]
     if dead:
         await deliveries.bury(connection, dead)

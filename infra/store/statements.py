@@ -1,7 +1,7 @@
 """The hot path's SQL, named and described in one place.
 
 Conventions: `$1` first is the dispatcher's incarnation where there is one. Batches come as arrays, those of many
-columns as `infra.store.columns` shortens them. Rows are locked in order of id, so that two batches never wait for each
+columns as `infra.store.arrays` shortens them. Rows are locked in order of id, so that two batches never wait for each
 other in a circle.
 
 A bound on the ids of a batch lets the planner skip the other days' partitions (measured 1.3 to 1.6 times as fast over
@@ -15,7 +15,7 @@ are judged by `statement_timestamp()`, which is not past the statement's snapsho
 
 from typing import Final
 
-from infra.store.columns import table
+from infra.store.arrays import table
 
 # --- Dispatchers -----------------------------------------------------------------------------------------------
 

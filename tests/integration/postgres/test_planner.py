@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from infra.store import partitions, statements
-from infra.store.columns import columns
+from infra.store.arrays import arrays
 from infra.store.store import Store
 from schemas.ids import first_key_at
 from tests.support import rows
@@ -34,7 +34,7 @@ Arguments = Callable[[list[UUID]], tuple[Any, ...]]
 
 
 def settled(ids: list[UUID]) -> tuple[Any, ...]:
-    return *columns([(key, "delivered", None, 1, None, None, False) for key in ids]), ids[0]
+    return *arrays([(key, "delivered", None, 1, None, None, False) for key in ids]), ids[0]
 
 
 CASES: dict[str, tuple[str, Arguments]] = {
