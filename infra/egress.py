@@ -6,7 +6,7 @@ Guarantees, whatever the endpoint does:
 - No request goes to a URL that the rules refuse (`infra/egress_rules.py`): scheme, port, how the host is written.
 - With `egress_proxy`, everything but its exceptions goes through the proxy. Then only the proxy knows where a name
   leads, and it alone keeps private addresses out of reach; the remote address of an attempt is the proxy's.
-- `timeout_s` is one deadline over look-up, connect, TLS, request, headers and body, late by a tick of `deadlines`.
+- `timeout_s` is one deadline over look-up, connect, TLS, request, headers and body, kept to within 25 ms or so.
 - At most `response_keep_bytes` of a body are kept, not decompressed; what is longer is cut, and the connection dropped.
 - No redirect is followed, no cookie kept, no proxy of the environment used; TLS is verified.
 - `post` never raises but CancelledError, and never sends a request twice.
